@@ -1,0 +1,67 @@
+"""Scores of a trained model on any game: its own, or one it has never seen (zero-shot).
+
+The paper's protocol: 32 episodes, argmax of the search without noise, raw scores (fewer at small scales). Commands:
+
+    python recipes/evaluate.py checkpoint=runs/xtra_finetune/alien-quick-s0/model target=alien
+    python recipes/evaluate.py checkpoint=PATH target=ms_pacman eval.episodes=32 eval.modes=[greedy,sampled]
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from xtra_rl.envs import get_task
+from xtra_rl.recipes import common
+from xtra_rl.recipes.finish import VIDEO_FPS, score_table, summarise
+from xtra_rl.training.run import RunDirectory
+
+
+def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
+    """Play and report; returns the run directory."""
+    started, target = time.time(), common.target_of(cfg)
+    model, _ = common.load_model(cfg, checkpoint)
+    common.check_fits(cfg, model, get_task(target))
+    run = RunDirectory(cfg.run_dir or f"runs/evaluate/{target}-{cfg.scale}-s{cfg.seed}")
+    run.write_config(common.plain(cfg))
+    run.write_manifest(
+        recipe="evaluate",
+        config=common.plain(cfg),
+        device=str(common.device_of(cfg)),
+        inputs={"checkpoint": checkpoint},
+    )
+    with common.make_logger(cfg, run) as logger:
+        suite = common.evaluation_suite(cfg, target, model)
+        suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
+        logger.log(suite.play(0, record_frames=cfg.eval.video_steps), env_step=0, train_step=0)
+        summary = summarise(
+            cfg,
+            suite,
+            recipe="evaluate",
+            env_steps=0,
+            train_steps=0,
+            wall_seconds=time.time() - started,
+            checkpoint=checkpoint,
+        )
+        summary["start/returns"] = {}
+        run.write_summary(summary)
+        frames = suite.history[-1][1][suite.modes[-1]].frames
+        video = logger.log_video("evaluation", frames, VIDEO_FPS, env_step=0) if frames is not None else None
+    common.say("\n" + score_table(target, summary, suite.human_normalized))
+    common.say(f"\nrun       {run.path}" + (f"\nvideo     {video}" if video else ""))
+    return run.path
+
+
+@hydra.main(config_path="../configs", config_name="evaluate", version_base="1.3")
+@common.friendly
+def main(cfg: DictConfig) -> None:
+    if cfg.checkpoint is None:
+        raise ValueError("checkpoint is missing; pass a model directory, e.g. checkpoint=runs/xtra_finetune/.../model")
+    evaluate(cfg, Path(cfg.checkpoint))
+
+
+if __name__ == "__main__":
+    common.launch(main)

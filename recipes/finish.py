@@ -1,0 +1,96 @@
+"""The end of a run: summary, pictures, video and the table that a person reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from xtra_rl.evaluation.figures import learning_curve, loss_curves, task_weight_traces
+from xtra_rl.evaluation.report import format_table
+from xtra_rl.evaluation.suite import EvaluationSuite
+from xtra_rl.recipes import common
+from xtra_rl.training.logging import RunLogger
+from xtra_rl.training.run import RunDirectory
+
+VIDEO_FPS = 15  # real time for agent steps of four frames at 60 Hz
+
+
+def summarise(
+    cfg: DictConfig, suite: EvaluationSuite, *, recipe: str, env_steps: int, train_steps: int, wall_seconds: float,
+    checkpoint: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """What ``summary.json`` holds: scores of the last evaluation, every episode, and what to read them against."""
+    (_, start), (_, end) = suite.history[0], suite.history[-1]
+    main_mode = suite.modes[0]
+    return {
+        "recipe": recipe,
+        "scale": cfg.scale,
+        "seed": cfg.seed,
+        "target": suite.task,
+        "env_steps": env_steps,
+        "train_steps": train_steps,
+        "wall_seconds": round(wall_seconds, 1),
+        "eval/mode": main_mode,
+        "eval/mean_return": end[main_mode].mean_return,
+        "eval/hns": suite.human_normalized(end[main_mode].mean_return),
+        "eval/returns": {mode: result.returns for mode, result in end.items()},
+        "eval/truncated": {mode: sum(result.truncated) for mode, result in end.items()},
+        "start/returns": {mode: result.returns for mode, result in start.items()},
+        "baselines": suite.baselines,
+        "checkpoint": str(checkpoint),
+    }
+
+
+def score_table(suite_task: str, summary: dict[str, Any], normalise: Any) -> str:
+    """Random, best constant action, start and end, side by side."""
+    rows = []
+    for name, score in summary["baselines"].items():
+        rows.append({"agent": name, "mode": "", "mean return": score, "human-normalised": normalise(score)})
+    for label, key in (("at start", "start/returns"), ("at end", "eval/returns")):
+        for mode, returns in summary[key].items():
+            mean = sum(returns) / len(returns)
+            rows.append({"agent": label, "mode": mode, "mean return": mean, "human-normalised": normalise(mean)})
+    return f"{suite_task}\n" + format_table(rows)
+
+
+def draw(cfg: DictConfig, run: RunDirectory, target: str, summary: dict[str, Any]) -> list[Path]:
+    """Learning curve, task weights and losses, from the run's metrics."""
+    labels: dict[str, Any] = {"scale": cfg.scale, "seed": cfg.seed}
+    metrics = run.metrics
+    return [
+        learning_curve(
+            metrics, run.figures / "learning_curve.png", task=target, baselines=summary["baselines"], **labels
+        ),
+        task_weight_traces(metrics, run.figures / "task_weights.png", **labels),
+        loss_curves(metrics, run.figures / "losses.png", **labels),
+    ]
+
+
+def finish(
+    cfg: DictConfig, run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, summary: dict[str, Any]
+) -> None:
+    """Write summary, pictures and video, and print where everything is."""
+    run.write_summary(summary)
+    pictures = draw(cfg, run, suite.task, summary)
+    for picture in pictures:
+        logger.log_figure(picture.stem, picture, env_step=summary["env_steps"])
+    frames = suite.history[-1][1][suite.modes[-1]].frames
+    video = logger.log_video("final", frames, VIDEO_FPS, env_step=summary["env_steps"]) if frames is not None else None
+    common.say("\n" + score_table(suite.task, summary, suite.human_normalized))
+    common.say(f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000.")
+    if cfg.scale in ("smoke", "quick"):
+        common.say(f"scale={cfg.scale} shows the machinery at work; its budgets are too small to measure transfer.")
+    common.say(f"\nrun       {run.path}\nmodel     {summary['checkpoint']}")
+    for path in [*pictures, *([video] if video else [])]:
+        common.say(f"{'video' if path == video else 'picture':<9} {path}")
+
+
+def already_finished(run: RunDirectory) -> None:
+    """Say that a run is complete instead of overwriting it."""
+    summary = run.read_summary()
+    common.say(
+        f"{run.path} is already finished: mean return {summary['eval/mean_return']:.1f} on {summary['target']} after"
+        f" {summary['env_steps']} env steps. Pass another run_dir or seed, or resume=never, to run again."
+    )

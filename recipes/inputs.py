@@ -1,0 +1,96 @@
+"""The inputs of a recipe: given by path, found in the artifact folder, or built by the recipe before."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from xtra_rl.recipes import common
+from xtra_rl.training.pipeline import ArtifactKind, Pipeline
+
+#: What decides an artifact, by stage: a change of any of these keys makes a new one.
+SHARED_KEYS = ("seed", "env", "model", "search", "targets", "target_interval", "target_lag", "loss", "optim", "augmentation")
+SHARED_KEYS += ("replay", "batch_size")
+
+
+class Inputs:
+    """Datasets, teachers and students of one config.
+
+    Args:
+        cfg: of any recipe; ``datasets``, ``teachers`` and ``student`` give inputs by path, ``artifacts`` is where the others
+            are looked for and built, with the recipe's own scale.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        if cfg.resume not in ("auto", "never"):
+            raise ValueError(f"resume is {cfg.resume!r}; expected auto or never")
+        root = Path(cfg.artifacts)
+        if cfg.resume == "never":
+            # A new folder: nothing that exists is reused, and nothing is deleted.
+            root = root / f"anew-{datetime.now():%Y%m%d-%H%M%S}"
+        self.pipeline = Pipeline(root, cfg.scale)
+        self._resolved: dict[tuple[str, str], Path] = {}
+
+    def _resolve(self, kind: ArtifactKind, name: str, **how: Any) -> Path:
+        if (kind, name) not in self._resolved:
+            self._resolved[kind, name] = self.pipeline.resolve(kind, name, announce=common.say, **how)
+        return self._resolved[kind, name]
+
+    def _key(self, *sections: str, **more: Any) -> dict[str, Any]:
+        names = (*SHARED_KEYS, *sections)
+        return {name: common.plain(self.cfg)[name] for name in names} | more
+
+    def dataset(self, task: str) -> Path:
+        """Offline data of a task."""
+        from xtra_rl.recipes.collect_offline import collect_offline
+
+        return self._resolve(
+            "dataset",
+            task,
+            given=self.cfg.datasets.get(task),
+            key=self._key("collect", "num_envs"),
+            build=lambda path: collect_offline(self.cfg, task, path),
+        )
+
+    def teacher(self, task: str) -> Path:
+        """Teacher of a task, trained on its dataset."""
+        from xtra_rl.recipes.train_teacher import train_teacher
+
+        given = self.cfg.teachers.get(task)
+        dataset = None if given else self.dataset(task)
+        return self._resolve(
+            "teacher",
+            task,
+            given=given,
+            key=self._key(teacher_steps=self.cfg.teacher.train_steps, dataset=dataset and dataset.name),
+            build=lambda path: train_teacher(self.cfg, task, dataset, path),
+        )
+
+    def annotated(self, task: str) -> tuple[Path, dict[str, Any]]:
+        """Dataset of a task with its teacher's predictions beside it, and their provenance."""
+        from xtra_rl.recipes.train_teacher import annotate
+
+        dataset, teacher = self.dataset(task), self.teacher(task)
+        return dataset, annotate(self.cfg, task, dataset, teacher)
+
+    def student(self) -> Path:
+        """Student of the cross tasks."""
+        from xtra_rl.recipes.distill import distill
+
+        given, tasks = self.cfg.student, common.cross_tasks_of(self.cfg)
+        datasets = {} if given else {task: self.annotated(task) for task in tasks}
+        return self._resolve(
+            "student",
+            "+".join(tasks),
+            given=given,
+            key=self._key(
+                "distill",
+                "teacher_targets",
+                teachers={task: provenance for task, (_, provenance) in datasets.items()},
+            ),
+            build=lambda path: distill(self.cfg, datasets, path),
+        )

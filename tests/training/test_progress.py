@@ -1,0 +1,81 @@
+"""Progress in a terminal, in a log file and switched off."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from xtra_rl.training import progress as module
+from xtra_rl.training.progress import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_file_gets_one_plain_line_per_ten_seconds(clock):
+    file = io.StringIO()
+    with progress(100, description="finetune", unit="step", file=file) as bar:
+        for _ in range(50):
+            clock[0] += 0.5
+            bar.update()
+    # 25 s of 2 steps/s: lines after 10 s (20 steps) and 20 s (40 steps), and the last one.
+    assert file.getvalue().splitlines() == [
+        "finetune: 20/100 step (20%), 2 step/s, 0:40 left",
+        "finetune: 40/100 step (40%), 2 step/s, 0:30 left",
+        "finetune: 50/100 step (50%), 2 step/s, took 0:25",
+    ]
+    assert "\r" not in file.getvalue()
+
+
+def test_the_rate_follows_a_change_of_speed(clock):
+    file = io.StringIO()
+    bar = progress(None, description="play", unit="step", file=file)
+    for seconds, steps in ((10, 1000), (10, 10)):
+        clock[0] += seconds
+        bar.set_postfix(score=1 / 3, lives=2)
+        bar.update(steps)
+    assert file.getvalue().splitlines()[-1] == "play: 1010 step, 1 step/s, score 0.3333, lives 2"
+
+
+def test_an_iterable_is_passed_through_and_closed(clock):
+    file = io.StringIO()
+    bar = progress(range(3), description="read", unit="file", file=file)
+    assert list(bar) == [0, 1, 2]
+    bar.close()
+    assert file.getvalue().count("\n") == 1
+    assert "3/3 file (100%)" in file.getvalue()
+
+
+def test_a_terminal_gets_a_bar():
+    file = Terminal()
+    with progress(2, description="finetune", unit="step", file=file) as bar:
+        bar.set_postfix(loss=0.5)
+        bar.update(2)
+        assert bar.n == 2
+    assert "finetune: 100%" in file.getvalue()
+    assert "loss=0.5" in file.getvalue()
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_nothing_is_written_when_disabled(how, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1" if how == "environment" else "0")
+    file = Terminal()
+    bar = progress([1, 2], description="x", unit="y", file=file, disable=True if how == "argument" else None)
+    assert list(bar) == [1, 2]
+    assert bar.n == 2
+    assert file.getvalue() == ""
+
+
+def test_iterating_over_a_total_is_refused():
+    with pytest.raises(ValueError, match="call update"):
+        list(progress(3, description="x", unit="y", disable=True))

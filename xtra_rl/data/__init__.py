@@ -1,0 +1,22 @@
+"""Trajectories on disk and in replay buffers, sampled as windows; augmentation."""
+
+from xtra_rl.data.augment import augment, random_intensity, random_shift
+from xtra_rl.data.buffers import TrajectoryReplayBuffer
+from xtra_rl.data.multitask import MultiTaskReplayBuffer, even_quotas
+from xtra_rl.data.sampler import TorchPrioritizedSampler
+from xtra_rl.data.trajectories import DatasetError, TrajectoryDataset, TrajectoryWriter
+from xtra_rl.data.windows import stack_frames
+
+__all__ = [
+    "DatasetError",
+    "MultiTaskReplayBuffer",
+    "TorchPrioritizedSampler",
+    "TrajectoryDataset",
+    "TrajectoryReplayBuffer",
+    "TrajectoryWriter",
+    "augment",
+    "even_quotas",
+    "random_intensity",
+    "random_shift",
+    "stack_frames",
+]

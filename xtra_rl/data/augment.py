@@ -1,0 +1,105 @@
+"""Image augmentation of EfficientZero: random shift and random intensity, one draw for each sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def random_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator | None = None) -> Tensor:
+    """Shift every sample by up to ``pad`` pixels in both directions, repeating the border.
+
+    Equal to padding by replication and cropping at random (DrQ, arXiv 2004.13649); each of the ``(2 pad +
+    1)^2`` shifts is equally likely. All frames and channels of a sample move together.
+
+    Args:
+        frames: ``[B, ..., H, W]``, any dtype; shift uint8 frames before the conversion to float, it moves a
+            quarter of the bytes.
+        pad: largest shift in pixels, at least 0.
+        generator: source of the draws; None takes torch's global one.
+
+    Returns:
+        A new tensor like ``frames``.
+
+    Raises:
+        ValueError: if ``pad`` is negative or ``frames`` has fewer than three dimensions.
+    """
+    if pad < 0 or frames.ndim < 3:
+        raise ValueError(f"pad={pad} must be at least 0 and frames {tuple(frames.shape)} be [B, ..., H, W]")
+    samples, height, width = frames.shape[0], *frames.shape[-2:]
+    if pad == 0 or frames.numel() == 0:
+        return frames.clone()
+    down, right = _draw((2, samples), 2 * pad + 1, frames, generator)
+
+    left_edge, right_edge = frames[..., :1], frames[..., -1:]
+    edge_shape = (*frames.shape[:-1], pad)
+    wide = torch.cat([left_edge.expand(edge_shape), frames, right_edge.expand(edge_shape)], -1)
+    images = frames[0].numel() // (height * width)
+    row = (torch.arange(height, device=frames.device) + down[:, None] - pad).clamp_(0, height - 1)
+    image = torch.arange(samples * images, device=frames.device).view(samples, images, 1)
+    start = (image * height + row[:, None]) * (width + 2 * pad) + right[:, None, None]
+    # Each output row is a run of `width` numbers somewhere in the padded memory: an overlapping view in which
+    # entry i starts at number i lets one index_select copy whole rows.
+    flat = wide.reshape(-1)
+    runs = flat.as_strided((flat.numel() - width + 1, width), (1, 1))
+    return runs.index_select(0, start.flatten()).view(frames.shape)
+
+
+@torch.no_grad()
+def random_intensity(
+    frames: Tensor, *, scale: float = 0.05, generator: torch.Generator | None = None
+) -> Tensor:
+    """Multiply every sample by ``1 + scale * clip(N(0, 1), -2, 2)``.
+
+    Args:
+        frames: ``[B, ...]`` uint8, or float in [0, 1].
+        scale: standard deviation of the factor before clipping, at least 0.
+        generator: source of the draws; None takes torch's global one.
+
+    Returns:
+        float32 (float input keeps its dtype), nominally in [0, 1]; bright pixels may exceed 1, as in
+        EfficientZero.
+
+    Raises:
+        ValueError: if ``scale`` is negative.
+    """
+    if scale < 0:
+        raise ValueError(f"scale={scale} must be at least 0")
+    device = frames.device if generator is None else generator.device
+    noise = torch.randn(frames.shape[0], generator=generator, device=device).clamp_(-2.0, 2.0)
+    factor = (1.0 + scale * noise).to(frames.device)
+    if not frames.is_floating_point():
+        factor = factor / 255.0
+    dtype = frames.dtype if frames.is_floating_point() else torch.float32
+    return frames.to(dtype, copy=True).mul_(factor.to(dtype).view(-1, *[1] * (frames.ndim - 1)))
+
+
+def augment(
+    frames: Tensor, *, pad: int = 4, scale: float = 0.05, generator: torch.Generator | None = None
+) -> Tensor:
+    """Shift, then change the intensity, as EfficientZero does before the networks (arXiv 2111.00210).
+
+    Args:
+        frames: ``[B, ..., H, W]`` uint8, or float in [0, 1]; one draw for each of the B samples.
+        pad: see :func:`random_shift`.
+        scale: see :func:`random_intensity`.
+        generator: source of the draws; None takes torch's global one.
+
+    Returns:
+        Float frames of the same shape, nominally in [0, 1].
+
+    Example:
+        >>> frames = torch.full((2, 12, 96, 96), 255, dtype=torch.uint8)
+        >>> augmented = augment(frames, generator=torch.Generator().manual_seed(0))
+        >>> augmented.shape, bool(((augmented >= 0.9) & (augmented <= 1.1)).all())
+        (torch.Size([2, 12, 96, 96]), True)
+    """
+    return random_intensity(
+        random_shift(frames, pad=pad, generator=generator), scale=scale, generator=generator
+    )
+
+
+def _draw(shape: tuple[int, ...], high: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = like.device if generator is None else generator.device
+    return torch.randint(high, shape, generator=generator, device=device).to(like.device)

@@ -1,0 +1,72 @@
+"""The rows of a replay buffer: their keys, types and checks."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+_REQUIRED = {
+    "pixels": torch.uint8,
+    "action": torch.int64,
+    "reward": torch.float32,
+    "terminated": torch.bool,
+    "truncated": torch.bool,
+    "has_action": torch.bool,
+}
+_TARGETS = {
+    "search_policy": torch.float32,
+    "search_value": torch.float32,
+    "teacher_policy": torch.float32,
+    "teacher_value": torch.float32,
+}
+# The buffer counts these itself; a step that comes with the rows is checked, a stamp is replaced.
+_COUNTED = {"step": torch.int32, "stamp": torch.int64}
+_DTYPES = {**_REQUIRED, **_TARGETS, **_COUNTED}
+
+
+def conform_rows(rows: TensorDictBase, stored: TensorDictBase | None) -> TensorDict:
+    """Return ``rows [n]`` with the types of the buffer.
+
+    Args:
+        rows: new rows.
+        stored: the rows of the buffer, which fix keys and shapes; None before the first write.
+
+    Raises:
+        ValueError: naming missing and unknown keys, or the shapes that differ.
+    """
+    names = set(rows.keys())
+    expected = set(_REQUIRED) if stored is None else set(stored.keys()) - set(_COUNTED)
+    allowed = set(_DTYPES) if stored is None else expected | set(_COUNTED)
+    missing, unknown = sorted(expected - names), sorted(names - allowed)
+    if missing or unknown or rows.ndim != 1:
+        raise ValueError(
+            f"rows of batch shape {tuple(rows.shape)} lack {missing} and have extra {unknown}; "
+            f"pass a TensorDict [n] with {sorted(expected)}"
+        )
+    for name, value in rows.items():
+        if stored is not None and value.shape[1:] != stored[name].shape[1:]:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape[1:])}, the buffer holds "
+                f"{tuple(stored[name].shape[1:])}; use a buffer of its own"
+            )
+    return TensorDict({name: value.to("cpu", _DTYPES[name]) for name, value in rows.items()}, rows.shape)
+
+
+def trajectory_rows(rows: TensorDictBase) -> TensorDict:
+    """Return the rows ``[T + 1]`` of a whole trajectory with ``has_action`` and absent flags filled in.
+
+    Raises:
+        ValueError: if there is no row or a flag stands anywhere but at the last transition.
+    """
+    if len(rows) == 0:
+        raise ValueError("rows is empty; pass at least the final observation")
+    flags = {name: torch.zeros(len(rows), dtype=torch.bool) for name in ("terminated", "truncated")}
+    filled = TensorDict({**flags, **dict(rows.items())}, [len(rows)])
+    filled["has_action"] = torch.arange(len(rows)) < len(rows) - 1
+    ended = filled["terminated"].bool() | filled["truncated"].bool()
+    if bool(ended[:-2].any()) or bool(ended[-1]):
+        raise ValueError(
+            f"rows end a trajectory at row {int(ended.nonzero()[0])} of {len(rows)}; only the action before "
+            "the final observation may, so pass the trajectories one by one"
+        )
+    return filled

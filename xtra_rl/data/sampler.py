@@ -1,0 +1,277 @@
+"""Prioritised sampling in pure torch, a drop-in for TorchRL's ``PrioritizedSampler``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchrl.data.replay_buffers.samplers import PrioritizedSampler
+from torchrl.data.replay_buffers.storages import Storage
+
+# A draw that meets mostly rows it already has is finished by one exact pass over all rows instead.
+_MAX_ROUNDS = 4
+_TINY_MASS = 1e-300
+
+
+class TorchPrioritizedSampler(PrioritizedSampler):
+    r"""Draw row ``i`` with probability :math:`p_i^\alpha / \sum_j p_j^\alpha`, without replacement.
+
+    Prioritized experience replay (arXiv 1511.05952) as EfficientZero uses it: distinct rows in a batch,
+    weights :math:`(N P_i)^{-\beta}` over the largest of the batch, the largest priority seen so far (1 at the
+    start) for new rows. When fewer than ``batch_size`` rows are active the draw is with replacement.
+
+    TorchRL's own sampler needs a compiled extension that fits one release of torch only. This one keeps a
+    flat float64 array, searched through its cumulative sum. It subclasses ``PrioritizedSampler`` because
+    ``TensorDictReplayBuffer.update_tensordict_priority`` silently does nothing for any other class.
+
+    Args:
+        max_capacity: number of rows.
+        alpha: exponent of the priorities, at least 0; 0 is uniform sampling.
+        beta: exponent of the weights, at least 0; see :meth:`set_beta`.
+        eps: smallest priority, so that no active row is out of reach.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> sampler = TorchPrioritizedSampler(4, alpha=1.0)
+        >>> sampler.activate(torch.tensor([0, 1]))
+        >>> sampler.update_priority(torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+        >>> sampler.probabilities()
+        tensor([0.2500, 0.7500, 0.0000, 0.0000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self, max_capacity: int, *, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6
+    ) -> None:
+        # The parent's constructor builds the segment trees of the extension, hence no call of it here.
+        if max_capacity < 1:
+            raise ValueError(f"max_capacity={max_capacity} must be at least 1; pass the number of rows")
+        if not eps > 0:
+            raise ValueError(f"eps={eps} must be positive; a row of priority 0 would never be drawn")
+        _check_exponent("alpha", alpha)
+        _check_exponent("beta", beta)
+        self._max_capacity = max_capacity
+        self._alpha = float(alpha)
+        self._beta = float(beta)
+        self._eps = float(eps)
+        self.reduction = "max"
+        self.dtype = torch.float64
+        self._init()
+
+    def _init(self) -> None:
+        self._priority = torch.zeros(self._max_capacity, dtype=torch.float64)
+        # priority ** alpha of the active rows and 0 of all others; the only place that says which rows are
+        # active.
+        self._mass = torch.zeros(self._max_capacity, dtype=torch.float64)
+        self._largest = 1.0
+
+    def _maybe_init_from_storage(self, storage: Storage | None) -> None:
+        """Priorities stay on the CPU whatever the storage is."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the priorities: always the CPU."""
+        return torch.device("cpu")
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the priorities; setting it re-weights all rows."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        _check_exponent("alpha", value)
+        self._alpha = float(value)
+        self._mass = torch.where(self._mass > 0, self._to_mass(self._priority), 0.0)
+
+    @property
+    def beta(self) -> float:
+        """Exponent of the importance weights."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        _check_exponent("beta", value)
+        self._beta = float(value)
+
+    def set_beta(self, beta: float) -> None:
+        """Set the exponent of the importance weights; EfficientZero goes linearly from 0.4 to 1."""
+        self.beta = beta
+
+    @property
+    def default_priority(self) -> float:
+        """Priority that new rows get: the largest so far."""
+        return self._largest
+
+    @property
+    def num_active(self) -> int:
+        """Number of rows that can be drawn."""
+        return int(torch.count_nonzero(self._mass))
+
+    def is_active(self, index: Tensor) -> Tensor:
+        """Return which of the rows ``index [n]`` can be drawn, ``[n]`` bool."""
+        return self._mass[index] > 0
+
+    def probabilities(self) -> Tensor:
+        """Return the probability of each row in a single draw, ``[max_capacity]``."""
+        return self._mass / self._mass.sum()
+
+    def activate(self, index: Tensor) -> None:
+        """Make rows ``index [n]`` drawable, with the largest priority so far."""
+        self._priority[index] = self._largest
+        self._mass[index] = max(self._largest**self._alpha, _TINY_MASS)
+
+    def deactivate(self, index: Tensor) -> None:
+        """Make rows ``index [n]`` impossible to draw until they are activated again."""
+        self._priority[index] = 0.0
+        self._mass[index] = 0.0
+
+    def add(self, index: int | Tensor) -> None:
+        """Activate a row that a plain TorchRL buffer has written."""
+        self.activate(torch.as_tensor(index).reshape(-1))
+
+    def extend(self, index: Tensor) -> None:
+        """Activate rows that a plain TorchRL buffer has written."""
+        self.activate(torch.as_tensor(index).reshape(-1))
+
+    def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
+        """Give rows the largest priority again."""
+        self.activate(torch.as_tensor(index).reshape(-1))
+
+    @torch.no_grad()
+    def update_priority(
+        self, index: int | Tensor, priority: float | Tensor, *, storage: Storage | None = None
+    ) -> None:
+        """Set raw priorities ``[n]`` (before alpha) of rows ``index [n]``; rows that are not active stay so.
+
+        Raises:
+            ValueError: if a priority is negative or not finite, or the shapes differ.
+        """
+        index = torch.as_tensor(index, dtype=torch.long, device="cpu").reshape(-1)
+        priority = torch.as_tensor(priority).detach().to("cpu", torch.float64).reshape(-1)
+        if priority.numel() not in (1, index.numel()):
+            raise ValueError(
+                f"priority has {priority.numel()} values for {index.numel()} rows; pass one for each row"
+            )
+        if index.numel() == 0:
+            return
+        if not bool((torch.isfinite(priority) & (priority >= 0)).all()):
+            bad = priority[~(torch.isfinite(priority) & (priority >= 0))][0].item()
+            raise ValueError(f"priority={bad} must be finite and at least 0; check the loss it comes from")
+        priority = priority.expand_as(index).clamp_min(self._eps)
+        active = self._mass[index] > 0
+        index, priority = index[active], priority[active]
+        if index.numel() == 0:
+            return
+        self._priority[index] = priority
+        self._mass[index] = self._to_mass(priority)
+        self._largest = max(self._largest, float(priority.max()))
+
+    def _to_mass(self, priority: Tensor) -> Tensor:
+        return priority.pow(self._alpha).clamp_min(_TINY_MASS)
+
+    def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
+        return self.num_active
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw rows.
+
+        Returns:
+            index ``[batch_size]`` and ``{"priority_weight": [batch_size] float32 in (0, 1]}``.
+
+        Raises:
+            ValueError: if no row can be drawn.
+        """
+        active = self.num_active
+        if active == 0:
+            raise ValueError(
+                f"batch_size={batch_size} rows were asked of an empty buffer; add transitions first"
+            )
+        cumulative = self._mass.cumsum(0)
+        if batch_size > active:
+            index = self._search(cumulative, batch_size)
+        else:
+            index = self._draw_distinct(cumulative, batch_size)
+        weight = (self._mass[index] * (active / cumulative[-1])).pow(-self._beta)
+        return index, {"priority_weight": (weight / weight.max()).float()}
+
+    def _search(self, cumulative: Tensor, count: int) -> Tensor:
+        total = cumulative[-1]
+        point = torch.rand(count, dtype=torch.float64, generator=self._rng) * total
+        # Rounding may lift a point to the total itself, which lies behind the last active row.
+        point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(cumulative, point, right=True)
+
+    def _draw_distinct(self, cumulative: Tensor, count: int) -> Tensor:
+        # Drawing again on a repeat is the same as drawing from what is left.
+        found = torch.empty(0, dtype=torch.long)
+        for _ in range(_MAX_ROUNDS):
+            found = _first_occurrences(torch.cat([found, self._search(cumulative, count)]))[:count]
+            if found.numel() == count:
+                return found
+        # A few rows hold nearly all of the mass: finish by an exponential race, where the smallest
+        # E_i / mass_i come in the order of draws without replacement.
+        left = self._mass.clone()
+        left[found] = 0.0
+        time = torch.empty_like(left).exponential_(generator=self._rng) / left
+        time.masked_fill_(left == 0, torch.inf)
+        return torch.cat([found, time.topk(count - found.numel(), largest=False, sorted=True).indices])
+
+    def _empty(self) -> None:
+        self._init()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return priorities, exponents and the state of the generator."""
+        state = {
+            "priority": self._priority.clone(),
+            "mass": self._mass.clone(),
+            "scalars": torch.tensor([self._largest, self._alpha, self._beta, self._eps], dtype=torch.float64),
+        }
+        if self._rng is not None:
+            state["rng"] = self._rng.get_state()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`; a generator that is set keeps its identity and gets the saved state.
+
+        Raises:
+            ValueError: if the state is of another capacity.
+        """
+        size = state_dict["priority"].numel()
+        if size != self._max_capacity:
+            raise ValueError(
+                f"state of max_capacity={size} does not fit a sampler of {self._max_capacity} rows"
+            )
+        self._priority = state_dict["priority"].clone()
+        self._mass = state_dict["mass"].clone()
+        self._largest, self._alpha, self._beta, self._eps = state_dict["scalars"].tolist()
+        if "rng" in state_dict and self._rng is not None:
+            self._rng.set_state(state_dict["rng"])
+
+    def dumps(self, path: str | Path) -> None:
+        """Write :meth:`state_dict` to ``path/sampler.safetensors``."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), Path(path) / "sampler.safetensors")
+
+    def loads(self, path: str | Path) -> None:
+        """Read what :meth:`dumps` wrote."""
+        self.load_state_dict(load_file(Path(path) / "sampler.safetensors"))
+
+
+def _check_exponent(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}={value} must be a finite number of at least 0")
+
+
+def _first_occurrences(values: Tensor) -> Tensor:
+    order = torch.argsort(values, stable=True)
+    ordered = values[order]
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    keep = torch.zeros_like(first)
+    keep[order[first]] = True
+    return values[keep]

@@ -1,0 +1,98 @@
+"""One function that builds the environment of any registered task."""
+
+from __future__ import annotations
+
+import torch
+from torchrl.envs.common import EnvBase
+from torchrl.envs.transforms import Compose, Transform, TransformedEnv
+
+from xtra_rl.envs.tasks import TaskSpec, get_task
+from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit
+
+
+def make_env(
+    task: str | TaskSpec,
+    num_envs: int = 1,
+    *,
+    image_size: int = 96,
+    grayscale: bool = False,
+    frame_stack: int = 4,
+    frame_skip: int = 4,
+    sticky: float = 0.0,
+    noop_max: int = 30,
+    episodic_life: bool = True,
+    max_frames: int = 108_000,
+    seed: int = 0,
+    num_threads: int = 0,
+) -> EnvBase:
+    """The environment of a task: Atari by :func:`make_atari_env`, a custom one by its own factory.
+
+    A custom task decides on its own frames, so ``image_size``, ``grayscale``, ``sticky``, ``noop_max`` and
+    ``num_threads`` are Atari's only. It gets the same frame stack and step cap (``max_frames / frame_skip``
+    env_steps), and its factory is told ``training=episodic_life``.
+
+    Raises:
+        ValueError: if the task is unknown, a number is out of range or the custom environment does not have
+            the keys and shapes
+            that :func:`register_task` asks for.
+    """
+    spec = get_task(task)
+    if spec.factory is None:
+        from xtra_rl.envs.atari import make_atari_env
+
+        return make_atari_env(
+            spec,
+            num_envs,
+            image_size=image_size,
+            grayscale=grayscale,
+            frame_stack=frame_stack,
+            frame_skip=frame_skip,
+            sticky=sticky,
+            noop_max=noop_max,
+            episodic_life=episodic_life,
+            max_frames=max_frames,
+            seed=seed,
+            num_threads=num_threads,
+        )
+    for name, value in (("num_envs", num_envs), ("frame_skip", frame_skip), ("max_frames", max_frames)):
+        if value < 1:
+            raise ValueError(
+                f"{name} must be at least 1, got {value}; make_atari_env documents its unit and default."
+            )
+    env = spec.factory(num_envs, seed, episodic_life)
+    _check_custom(spec, env, num_envs)
+    steps: list[Transform] = [StepLimit(-(-max_frames // frame_skip))]
+    if env.observation_spec.get("action_mask", None) is None:
+        steps.append(LegalActions(spec.action_mask))
+    if env.observation_spec.get(END_OF_LIFE, None) is None:
+        has_lives = env.observation_spec.get("lives", None) is not None
+        steps.append(LifeLoss(enabled=episodic_life and has_lives))
+    return TransformedEnv(env, Compose(*steps, StackFrames(frame_stack)))
+
+
+def _check_custom(task: TaskSpec, env: EnvBase, num_envs: int) -> None:
+    """Refuse an environment that would fail later and less clearly."""
+    where = f"the environment of task {task.name!r}"
+    if tuple(env.batch_size) != (num_envs,):
+        raise ValueError(
+            f"{where} has batch size {tuple(env.batch_size)}, expected ({num_envs},); "
+            "let its factory build num_envs copies."
+        )
+    pixels = env.observation_spec.get("pixels", None)
+    if pixels is None or pixels.dtype != torch.uint8 or len(pixels.shape) != 4:
+        found = (
+            "no key 'pixels'"
+            if pixels is None
+            else f"'pixels' of shape {tuple(pixels.shape)} and {pixels.dtype}"
+        )
+        raise ValueError(
+            f"{where} has {found}, expected 'pixels' [N, C, H, W] of torch.uint8; "
+            "add a transform in its factory."
+        )
+    action = env.action_spec
+    if tuple(action.shape) != (num_envs,) or action.dtype != torch.int64:
+        raise ValueError(
+            f"{where} has actions of shape {tuple(action.shape)} and {action.dtype}, "
+            f"expected [{num_envs}] of torch.int64; "
+            "use a Categorical action spec."
+        )

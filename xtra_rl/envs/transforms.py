@@ -1,0 +1,178 @@
+"""TorchRL transforms that every task shares: life loss, step cap, legal actions, frame stack.
+
+All of them are stateless: what they need from the past is read from the root tensordict, so a partial or
+automatic reset, which TorchRL merges into the root by mask, restarts exactly the environments that were
+reset.
+"""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs.transforms import Transform
+
+END_OF_LIFE = "end-of-life"
+
+
+class LifeLoss(Transform):
+    """Marks the steps at which a life was lost and the game goes on, without resetting the game.
+
+    A life is lost where the number of lives drops and stays above zero; the last life ends the game and is
+    reported by ``done`` alone. Some games report zero lives right after a reset, which this rule tolerates.
+    Same meaning as EfficientZero's EpisodicLife wrapper (arXiv:2111.00210, appendix A), except that no extra
+    no-op is played after the loss.
+
+    Args:
+        lives_key: number of lives, ``[N]``.
+        eol_key: where the mark ``[N, 1]`` bool is written.
+        enabled: False writes a mark that is never set, so that training and evaluation have the same keys.
+    """
+
+    def __init__(
+        self, *, lives_key: NestedKey = "lives", eol_key: NestedKey = END_OF_LIFE, enabled: bool = True
+    ) -> None:
+        super().__init__(in_keys=[lives_key], out_keys=[eol_key])
+        self.enabled = enabled
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        done = next_tensordict.get("done")
+        if self.enabled:
+            before, after = tensordict.get(self.in_keys[0]), next_tensordict.get(self.in_keys[0])
+            lost = ((after < before) & (after > 0)).view_as(done) & ~done
+        else:
+            lost = torch.zeros_like(done)
+        return next_tensordict.set(self.out_keys[0], lost)
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        shape = (*tensordict_reset.batch_size, 1)
+        return tensordict_reset.set(self.out_keys[0], torch.zeros(shape, dtype=torch.bool))
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        observation_spec[self.out_keys[0]] = Binary(shape=(*observation_spec.shape, 1), dtype=torch.bool)
+        return observation_spec
+
+
+class StepLimit(Transform):
+    """Truncates an episode after ``max_steps`` env_steps; a game over in the same step stays terminated only.
+
+    Args:
+        max_steps: env_steps of one episode, at least 1.
+        count_key: where the number of steps so far, ``[N, 1]`` int64, is kept.
+
+    Raises:
+        ValueError: if ``max_steps`` is smaller than 1.
+    """
+
+    def __init__(self, max_steps: int, *, count_key: NestedKey = "step_count") -> None:
+        if max_steps < 1:
+            raise ValueError(
+                f"max_steps must be at least 1, got {max_steps}; pass the number of env_steps of an episode."
+            )
+        super().__init__(in_keys=[], out_keys=[count_key])
+        self.max_steps = max_steps
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        count = tensordict.get(self.out_keys[0]) + 1
+        terminated = next_tensordict.get("terminated")
+        truncated = next_tensordict.get("truncated", torch.zeros_like(terminated))
+        truncated = (truncated | (count >= self.max_steps)) & ~terminated
+        next_tensordict.set(self.out_keys[0], count)
+        return next_tensordict.set("truncated", truncated).set("done", truncated | terminated)
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        shape = (*tensordict_reset.batch_size, 1)
+        tensordict_reset.set("truncated", torch.zeros(shape, dtype=torch.bool))
+        return tensordict_reset.set(self.out_keys[0], torch.zeros(shape, dtype=torch.int64))
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        observation_spec[self.out_keys[0]] = Unbounded(shape=(*observation_spec.shape, 1), dtype=torch.int64)
+        return observation_spec
+
+    def transform_done_spec(self, done_spec: TensorSpec) -> TensorSpec:
+        done_spec["truncated"] = done_spec["terminated"].clone()
+        return done_spec
+
+
+class LegalActions(Transform):
+    """Adds the constant mask of a task's legal actions.
+
+    Args:
+        mask: ``[A]`` bool, True where the action is legal.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(in_keys=[], out_keys=["action_mask"])
+        self.register_buffer("mask", mask)
+
+    def _expanded(self, tensordict: TensorDictBase) -> Tensor:
+        return self.mask.expand(*tensordict.batch_size, -1).clone()
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return next_tensordict.set("action_mask", self._expanded(next_tensordict))
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return tensordict_reset.set("action_mask", self._expanded(tensordict_reset))
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        shape = (*observation_spec.shape, self.mask.shape[0])
+        observation_spec["action_mask"] = Binary(shape=shape, dtype=torch.bool)
+        return observation_spec
+
+
+class StackFrames(Transform):
+    """Stacks the last F frames along the channels, oldest first, restarting at every trajectory start.
+
+    A trajectory starts with a reset and after a lost life (``eol_key``, if the environment has it); its first
+    frame fills the whole stack. The stack that comes with a game's last step still ends in the true final
+    frame.
+
+    Args:
+        num_frames: F, at least 1.
+        in_key: the newest frame, ``[N, C, H, W]``.
+        out_key: the stack, ``[N, F * C, H, W]``.
+        eol_key: mark of a lost life, ``[N, 1]`` bool.
+
+    Raises:
+        ValueError: if ``num_frames`` is smaller than 1.
+    """
+
+    def __init__(
+        self,
+        num_frames: int,
+        *,
+        in_key: NestedKey = "pixels",
+        out_key: NestedKey = "observation",
+        eol_key: NestedKey = END_OF_LIFE,
+    ) -> None:
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}; pass 1 for no stacking.")
+        super().__init__(in_keys=[in_key], out_keys=[out_key])
+        self.num_frames = num_frames
+        self.eol_key = eol_key
+
+    def _restart(self, pixels: Tensor) -> Tensor:
+        repeats = [1] * pixels.ndim
+        repeats[-3] = self.num_frames
+        return pixels.repeat(repeats)
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        pixels = next_tensordict.get(self.in_keys[0])
+        history = tensordict.get(self.out_keys[0])[..., pixels.shape[-3] :, :, :]
+        stack = torch.cat([history, pixels], -3)
+        lost = next_tensordict.get(self.eol_key, None)
+        if lost is not None and bool(lost.any()):
+            stack = torch.where(lost[..., None, None], self._restart(pixels), stack)
+        return next_tensordict.set(self.out_keys[0], stack)
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return tensordict_reset.set(self.out_keys[0], self._restart(tensordict_reset.get(self.in_keys[0])))
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        frame = observation_spec[self.in_keys[0]]
+        shape = list(frame.shape)
+        shape[-3] *= self.num_frames
+        observation_spec[self.out_keys[0]] = Bounded(low=0, high=255, shape=shape, dtype=frame.dtype)
+        return observation_spec

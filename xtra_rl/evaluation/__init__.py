@@ -1,0 +1,1 @@
+"""Playing with a policy, and what is said about it: scores, tables, pictures and videos."""

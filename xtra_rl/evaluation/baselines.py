@@ -1,0 +1,143 @@
+"""What a score is worth: random play and the best constant action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs.common import EnvBase
+
+from xtra_rl.evaluation.evaluate import EvaluationResult, SupportsUpdate, default_make_env, evaluate
+
+
+class RandomPolicy(TensorDictModuleBase):
+    """Draw a legal action uniformly, under every exploration type.
+
+    Reads ``action_mask [N, A]`` bool, writes ``action [N]`` int64.
+
+    Args:
+        generator: source of the randomness, on the CPU.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> policy = RandomPolicy(torch.Generator().manual_seed(0))
+        >>> mask = torch.tensor([[False, True, False]])
+        >>> policy(TensorDict({"action_mask": mask}, batch_size=[1]))["action"]
+        tensor([1])
+    """
+
+    in_keys = ["action_mask"]
+    out_keys = ["action"]
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``action``."""
+        mask = tensordict["action_mask"]
+        action = torch.multinomial(mask.float().cpu(), 1, generator=self._generator).squeeze(-1)
+        return tensordict.set("action", action.to(mask.device))
+
+
+class ConstantPolicy(TensorDictModuleBase):
+    """Always take the same action. Reads ``action_mask [N, A]`` bool, writes ``action [N]`` int64.
+
+    Args:
+        action: action id.
+
+    Raises:
+        ValueError: when called where ``action`` is illegal.
+    """
+
+    in_keys = ["action_mask"]
+    out_keys = ["action"]
+
+    def __init__(self, action: int) -> None:
+        super().__init__()
+        self.action = action
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``action``."""
+        mask = tensordict["action_mask"]
+        if not 0 <= self.action < mask.shape[-1] or not bool(mask[..., self.action].all()):
+            legal = mask.reshape(-1, mask.shape[-1]).all(0).nonzero().squeeze(-1).tolist()
+            raise ValueError(f"action={self.action} is illegal here; legal actions: {legal}")
+        return tensordict.set("action", torch.full(mask.shape[:-1], self.action, device=mask.device))
+
+
+class ConstantActionResult(NamedTuple):
+    """The best constant action and what every legal one scored on average."""
+
+    action: int
+    result: EvaluationResult
+    mean_returns: dict[int, float]
+
+
+def random_returns(
+    task: str,
+    *,
+    num_episodes: int = 32,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+    progress: SupportsUpdate | None = None,
+    make_env: Callable[..., EnvBase] | None = None,
+) -> EvaluationResult:
+    """Scores of uniformly random legal actions under the same protocol; arguments as :func:`evaluate`."""
+    return evaluate(
+        RandomPolicy(torch.Generator().manual_seed(seed)),
+        task,
+        num_episodes=num_episodes,
+        env_kwargs=env_kwargs,
+        max_steps=max_steps,
+        seed=seed,
+        mode="sampled",
+        num_envs=num_envs,
+        progress=progress,
+        make_env=make_env,
+    )
+
+
+def best_constant_action(
+    task: str,
+    *,
+    num_episodes: int = 4,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+    progress: SupportsUpdate | None = None,
+    make_env: Callable[..., EnvBase] | None = None,
+) -> ConstantActionResult:
+    """Score of the best single action held for ever, which an agent must beat to have learnt anything.
+
+    Plays ``num_episodes`` for every legal action; arguments as :func:`evaluate`. The best of several noisy
+    means is biased upwards, which is the safe side for a baseline. Equal means go to the lowest action.
+    """
+    make_env = make_env or default_make_env()
+    env = make_env(task, 1, seed=seed, episodic_life=False, **(env_kwargs or {}))
+    try:
+        legal = env.reset()["action_mask"][0].nonzero().squeeze(-1).tolist()
+    finally:
+        env.close(raise_if_closed=False)
+    results = {
+        action: evaluate(
+            ConstantPolicy(action),
+            task,
+            num_episodes=num_episodes,
+            env_kwargs=env_kwargs,
+            max_steps=max_steps,
+            seed=seed,
+            num_envs=num_envs,
+            progress=progress,
+            make_env=make_env,
+        )
+        for action in legal
+    }
+    best = max(legal, key=lambda action: (results[action].mean_return, -action))
+    return ConstantActionResult(best, results[best], {a: result.mean_return for a, result in results.items()})

@@ -1,0 +1,121 @@
+"""The evaluations of one training run: before, during and after it, with the baselines they are read against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensordict import TensorDictBase
+
+from xtra_rl.envs import get_task
+from xtra_rl.evaluation.baselines import best_constant_action, random_returns
+from xtra_rl.evaluation.evaluate import EvaluationMode, EvaluationResult, evaluate
+from xtra_rl.evaluation.metrics import human_normalized
+from xtra_rl.training.progress import progress
+
+BASELINES = ("random", "constant", "untrained")
+
+
+@dataclass
+class EvaluationSuite:
+    """Plays one policy on one task again and again under the same protocol, and remembers the scores.
+
+    Args:
+        task: name of a registered task.
+        policy: reads ``observation`` and ``action_mask``, writes ``action``.
+        episodes: games per evaluation and mode.
+        max_steps: env steps per game.
+        env_kwargs: further arguments of :func:`~xtra_rl.envs.make_env`.
+        num_envs: games played at once.
+        modes: ``"greedy"`` (argmax, no noise, the paper's) and/or ``"sampled"``.
+        seed: of the first environment.
+
+    Attributes:
+        history: env step and result by mode of each :meth:`play`.
+        baselines: mean return by name.
+    """
+
+    task: str
+    policy: Callable[[TensorDictBase], TensorDictBase]
+    episodes: int = 32
+    max_steps: int | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    num_envs: int | None = None
+    modes: Sequence[EvaluationMode] = ("greedy",)
+    seed: int = 0
+    history: list[tuple[int, dict[str, EvaluationResult]]] = field(default_factory=list)
+    baselines: dict[str, float] = field(default_factory=dict)
+
+    def _options(self, episodes: int) -> dict[str, Any]:
+        return {
+            "num_episodes": episodes,
+            "env_kwargs": self.env_kwargs,
+            "max_steps": self.max_steps,
+            "seed": self.seed,
+            "num_envs": self.num_envs,
+        }
+
+    def _evaluate(
+        self, policy: Any, mode: EvaluationMode, label: str, record_frames: int = 0
+    ) -> EvaluationResult:
+        description = f"evaluate {self.task} {label}"
+        with progress(self.episodes, description=description, unit="episode") as bar:
+            return evaluate(
+                policy,
+                self.task,
+                mode=mode,
+                record_frames=record_frames,
+                progress=bar,
+                **self._options(self.episodes),
+            )
+
+    def measure_baselines(
+        self, names: Sequence[str], untrained: Callable[[TensorDictBase], TensorDictBase] | None = None
+    ) -> dict[str, float]:
+        """Scores without learning: random actions, the best single action, an untrained network with the same search.
+
+        Args:
+            names: any of ``random``, ``constant``, ``untrained``.
+            untrained: policy over a fresh network, needed for the last.
+
+        Raises:
+            ValueError: for an unknown name, or ``untrained`` without a policy.
+        """
+        for name in names:
+            if name == "random":
+                self.baselines[name] = random_returns(self.task, **self._options(self.episodes)).mean_return
+            elif name == "constant":
+                self.baselines[name] = best_constant_action(self.task, **self._options(4)).result.mean_return
+            elif name == "untrained" and untrained is not None:
+                self.baselines[name] = self._evaluate(untrained, self.modes[-1], "untrained").mean_return
+            else:
+                raise ValueError(f"baselines names {name!r}; expected a subset of {', '.join(BASELINES)}")
+        return self.baselines
+
+    def play(self, env_step: int, *, record_frames: int = 0) -> dict[str, float]:
+        """Evaluate in every mode; returns metrics by name (``eval/<task>/return`` is the greedy score).
+
+        Args:
+            env_step: training position, for the history.
+            record_frames: env steps of the first game to keep as pictures.
+        """
+        results = {}
+        for mode in self.modes:
+            keep = record_frames if mode == self.modes[-1] else 0
+            results[mode] = self._evaluate(self.policy, mode, f"{mode} at {env_step}", keep)
+        self.history.append((env_step, results))
+        metrics = {}
+        for mode, result in results.items():
+            suffix = "" if mode == "greedy" else f"_{mode}"
+            metrics[f"eval/{self.task}/return{suffix}"] = result.mean_return
+            if (score := self.human_normalized(result.mean_return)) is not None:
+                metrics[f"eval/{self.task}/hns{suffix}"] = score
+        return metrics
+
+    def human_normalized(self, score: float) -> float | None:
+        """Human-normalised score, or ``None`` for a task without published human and random scores."""
+        spec = get_task(self.task)
+        if spec.random_score is None or spec.human_score is None:
+            return None
+        return human_normalized(score, spec.random_score, spec.human_score)

@@ -1,0 +1,24 @@
+"""EfficientZero's networks as parts: representation, dynamics, prediction, projection, and the model that joins them."""
+
+from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
+from xtra_rl.models.prediction import Prediction
+from xtra_rl.models.projection import Projection
+from xtra_rl.models.representation import Representation
+from xtra_rl.models.support import Support, inverse_value_transform, value_transform
+from xtra_rl.models.world_model import COMPONENTS, DynamicsModel, WorldModel, make_world_model
+
+__all__ = [
+    "COMPONENTS",
+    "Dynamics",
+    "DynamicsModel",
+    "Prediction",
+    "Projection",
+    "Representation",
+    "RewardHead",
+    "Support",
+    "ValuePrefixHead",
+    "WorldModel",
+    "inverse_value_transform",
+    "make_world_model",
+    "value_transform",
+]

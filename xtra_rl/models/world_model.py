@@ -1,0 +1,221 @@
+"""The world model: representation, dynamics, prediction and projection under one roof."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from xtra_rl.models.dynamics import Dynamics, HeadState, RewardHead, ValuePrefixHead
+from xtra_rl.models.prediction import Prediction
+from xtra_rl.models.projection import Projection
+from xtra_rl.models.representation import Representation, latent_size
+from xtra_rl.models.support import Support
+from xtra_rl.search.types import InitialOutput, RecurrentOutput
+
+#: The parts that transfer and freezing speak of (XTRA Figure 7).
+COMPONENTS = ("representation", "dynamics", "prediction", "projection")
+
+
+class DynamicsModel(nn.Module):
+    """Dynamics and its reward head: what the paper's Figure 7 transfers as ``dynamics``."""
+
+    def __init__(self, transition: nn.Module, reward_head: nn.Module) -> None:
+        super().__init__()
+        self.transition = transition
+        self.reward_head = reward_head
+
+    def forward(self, latent: Tensor, action: Tensor, state: HeadState | None) -> tuple[Tensor, Tensor, HeadState | None]:
+        """Next latent ``[B, C, h, w]``, reward or prefix logits ``[B, S]``, next head state."""
+        latent = self.transition(latent, action)
+        logits, state = self.reward_head(latent, state)
+        return latent, logits, state
+
+
+class WorldModel(nn.Module):
+    """MuZero-family world model with EfficientZero's value prefix and consistency heads.
+
+    Compose it from your own modules, or call :func:`make_world_model`. The search calls :meth:`initial_inference` and
+    :meth:`recurrent_inference`; the loss calls :meth:`represent`, :meth:`step`, :meth:`predict` and :meth:`project`.
+
+    Args:
+        representation: observation to latent ``[B, C, h, w]``.
+        dynamics: a :class:`DynamicsModel`.
+        prediction: latent to policy and value logits; has ``num_actions``.
+        projection: latent to projection, with ``predict``; ``None`` where the consistency loss is not used.
+        support: coding of values and rewards.
+        value_prefix_horizon: steps after which the LSTM state and the prefix restart; ``None`` if the reward head gives
+            the reward of each single transition.
+
+    Raises:
+        ValueError: if the horizon is not positive or does not fit the reward head.
+    """
+
+    def __init__(
+        self,
+        representation: nn.Module,
+        dynamics: DynamicsModel,
+        prediction: nn.Module,
+        projection: nn.Module | None = None,
+        *,
+        support: Support,
+        value_prefix_horizon: int | None = 5,
+    ) -> None:
+        super().__init__()
+        if value_prefix_horizon is not None and value_prefix_horizon < 1:
+            raise ValueError(f"value_prefix_horizon is {value_prefix_horizon}; expected a positive integer or None")
+        self.representation = representation
+        self.dynamics = dynamics
+        self.prediction = prediction
+        self.projection = projection
+        self.support = support
+        self.value_prefix_horizon = value_prefix_horizon
+        self.frozen: tuple[str, ...] = ()
+
+    def train(self, mode: bool = True) -> WorldModel:
+        """Training mode for all but the frozen components, whose BatchNorm statistics must not move."""
+        super().train(mode)
+        for name in self.frozen:
+            self.components()[name].eval()
+        return self
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return int(self.prediction.num_actions)  # type: ignore[arg-type]
+
+    def components(self) -> dict[str, nn.Module]:
+        """The parts by the names that transfer uses: representation, dynamics, prediction, projection."""
+        return {name: getattr(self, name) for name in COMPONENTS if getattr(self, name) is not None}
+
+    def represent(self, observation: Tensor) -> Tensor:
+        """``[B, F*C, H, W]`` to the root latent."""
+        return self.representation(observation)
+
+    def initial_state(self, latent: Tensor) -> HeadState | None:
+        """State of the reward head at the root of an unroll."""
+        return self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
+
+    def step(self, latent: Tensor, action: Tensor, state: HeadState | None) -> tuple[Tensor, Tensor, HeadState | None]:
+        """One imagined transition: next latent, reward or prefix logits ``[B, S]``, next head state."""
+        return self.dynamics(latent, action, state)
+
+    def predict(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Policy logits ``[B, A]`` and value logits ``[B, S]``."""
+        return self.prediction(latent)
+
+    def project(self, latent: Tensor, *, predictor: bool) -> Tensor:
+        """Projection of a latent, through the predictor for the side that learns."""
+        if self.projection is None:
+            raise ValueError("the world model has no projection; build it with one, or use consistency_coef=0")
+        return self.projection.predict(latent) if predictor else self.projection(latent)  # type: ignore[operator]
+
+    def initial_inference(self, observation: Tensor) -> InitialOutput:
+        """Root of a search: prior logits ``[B, A]``, value ``[B]``, embedding.
+
+        The embedding is a TensorDict of batch ``[B]`` with the latent and, with a value prefix, the LSTM state and the
+        depth in the tree.
+        """
+        latent = self.represent(observation)
+        policy_logits, value_logits = self.predict(latent)
+        state = self.initial_state(latent)
+        depth = torch.zeros(latent.shape[0], dtype=torch.int32, device=latent.device)
+        return InitialOutput(policy_logits, self.support.decode(value_logits), self._embedding(latent, state, depth))
+
+    def recurrent_inference(self, action: Tensor, embedding: TensorDict) -> tuple[RecurrentOutput, TensorDict]:
+        """One step of the search, the ``recurrent_fn`` of :mod:`xtra_rl.search`.
+
+        With a value prefix, ``reward`` is the prefix; the LSTM state is zeroed when the parent's depth is a multiple of
+        the horizon, so the prefix restarts there (EfficientZero section 4.2).
+        """
+        state, depth = None, None
+        if self.value_prefix_horizon is not None:
+            depth = embedding["depth"]
+            keep = (depth % self.value_prefix_horizon != 0).unsqueeze(-1)
+            state = (embedding["hidden"] * keep, embedding["cell"] * keep)
+            depth = depth + 1
+        latent, reward_logits, state = self.step(embedding["latent"], action, state)
+        policy_logits, value_logits = self.predict(latent)
+        reward, value = self.support.decode(torch.stack([reward_logits, value_logits]))
+        return RecurrentOutput(reward, value, policy_logits), self._embedding(latent, state, depth)
+
+    @staticmethod
+    def _embedding(latent: Tensor, state: HeadState | None, depth: Tensor | None) -> TensorDict:
+        data: dict[str, Any] = {"latent": latent}
+        if state is not None:
+            data |= {"hidden": state[0], "cell": state[1], "depth": depth}
+        return TensorDict(data, batch_size=latent.shape[:1], device=latent.device)
+
+
+def make_world_model(
+    *,
+    image_size: int = 96,
+    image_channels: int = 3,
+    frame_stack: int = 4,
+    num_actions: int = 18,
+    channels: int = 64,
+    num_blocks: int = 1,
+    downsample: Literal[4, 8, 16] = 16,
+    dynamics_blocks: int = 1,
+    prediction_blocks: int = 1,
+    action_encoding: Literal["plane", "embedding"] = "plane",
+    value_prefix: bool = True,
+    value_prefix_horizon: int = 5,
+    lstm_hidden: int = 512,
+    support_size: int = 300,
+    reduced_channels: int = 16,
+    head_hidden: int = 32,
+    projection_hidden: int = 1024,
+    projection_out: int = 1024,
+    predictor_hidden: int = 512,
+) -> WorldModel:
+    """Build EfficientZero's networks; the defaults are the published ones for Atari (XTRA appendix J).
+
+    ``num_blocks=4`` gives EfficientZero-L. Smaller sizes train on two CPU cores: ``image_size=48, image_channels=1,
+    channels=16, lstm_hidden=64, support_size=20, projection_hidden=128`` and so on.
+
+    Returns:
+        a :class:`WorldModel` whose ``config`` attribute holds these arguments, for checkpoints.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    Example:
+        >>> model = make_world_model(image_size=48, image_channels=1, channels=16, lstm_hidden=32, support_size=10)
+        >>> output = model.eval().initial_inference(torch.zeros(2, 4, 48, 48))
+        >>> output.prior_logits.shape, output.embedding["latent"].shape
+        (torch.Size([2, 18]), torch.Size([2, 16, 3, 3]))
+    """
+    config = {key: value for key, value in locals().items()}
+    for name, size in config.items():
+        allowed_zero = name.endswith("_blocks") or isinstance(size, bool)
+        if isinstance(size, int) and size < (0 if allowed_zero else 1):
+            raise ValueError(f"{name} is {size}; expected a positive integer")
+    side, bins = latent_size(image_size, downsample), Support(support_size).num_bins
+    head: dict[str, Any] = {"reduced_channels": reduced_channels, "head_hidden": head_hidden}
+    reward_head: nn.Module = (
+        ValuePrefixHead(channels, side, bins, lstm_hidden=lstm_hidden, **head)
+        if value_prefix
+        else RewardHead(channels, side, bins, **head)
+    )
+    model = WorldModel(
+        Representation(
+            frame_stack * image_channels, channels=channels, num_blocks=num_blocks, downsample=downsample
+        ),
+        DynamicsModel(
+            Dynamics(channels, num_actions=num_actions, num_blocks=dynamics_blocks, action_encoding=action_encoding),
+            reward_head,
+        ),
+        Prediction(
+            channels, side, num_actions=num_actions, num_bins=bins, num_blocks=prediction_blocks, **head
+        ),
+        Projection(
+            channels * side * side, hidden=projection_hidden, out=projection_out, predictor_hidden=predictor_hidden
+        ),
+        support=Support(support_size),
+        value_prefix_horizon=value_prefix_horizon if value_prefix else None,
+    )
+    model.config = config
+    return model

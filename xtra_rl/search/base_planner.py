@@ -1,0 +1,212 @@
+"""What the planners share: inference, noise, chunks and TensorDict keys around a search."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import InteractionType, TensorDictModuleBase
+from tensordict.nn.probabilistic import interaction_type
+from torch import Tensor, nn
+
+from xtra_rl.search import checks
+from xtra_rl.search.search import BackendName, resolve_backend
+from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, SearchResult
+
+
+class WorldModel(Protocol):
+    """What a planner needs of a world model."""
+
+    num_actions: int
+    value_prefix_horizon: int | None
+
+    def initial_inference(self, observation: Tensor) -> InitialOutput: ...
+
+    def recurrent_inference(
+        self, action: Tensor, embedding: Embedding
+    ) -> tuple[RecurrentOutput, Embedding]: ...
+
+
+class SearchPlanner(TensorDictModuleBase):
+    """Base of the planners: a subclass says how to search, which noise to draw, and how to explore.
+
+    As a policy it reads ``observation [*, F*C, H, W]`` and ``action_mask [*, A]`` (True = legal) and writes
+    ``action [*]`` int64, ``("search", "policy") [*, A]`` (policy target), ``("search", "value") [*]`` (root
+    value), ``("search", "visit_counts") [*, A]`` int64 and ``("search", "raw_value") [*]`` (network value).
+    Under ``set_exploration_type(ExplorationType.DETERMINISTIC)`` it neither adds noise nor samples.
+
+    The world model runs in eval mode without gradients; its modes are restored afterwards. All randomness
+    comes from one generator: save :meth:`rng_state` in checkpoints.
+
+    Args:
+        world_model: see :class:`WorldModel`.
+        num_simulations: simulations of each search.
+        discount: of one env_step.
+        temperature: how much sampled actions stray; 0 = not at all. See the subclasses.
+        max_roots: most roots to infer and search at once, to bound memory; None = all. Noise does not depend
+            on it.
+        backend: of the search.
+        seed: of the planner's own generator.
+        generator: used instead of an own generator, for example to share one.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        *,
+        num_simulations: int,
+        discount: float,
+        temperature: float,
+        max_roots: int | None,
+        backend: BackendName,
+        seed: int,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        checks.check_at_least("num_simulations", num_simulations, 1)
+        if max_roots is not None:
+            checks.check_at_least("max_roots", max_roots, 1)
+        resolve_backend(backend)
+        self.in_keys = ["observation", "action_mask"]
+        self.out_keys = [
+            "action",
+            ("search", "policy"),
+            ("search", "value"),
+            ("search", "visit_counts"),
+            ("search", "raw_value"),
+        ]
+        self.world_model = world_model
+        self.num_simulations = num_simulations
+        self.discount = discount
+        self.temperature = temperature
+        self.max_roots = max_roots
+        self.backend = backend
+        self.generator = torch.Generator().manual_seed(seed) if generator is None else generator
+
+    @property
+    def temperature(self) -> float:
+        """Strength of exploration in the choice of the action; settable at any time, at least 0."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        checks.check_range("temperature", value, 0)
+        self._temperature = float(value)
+
+    def rng_state(self) -> Tensor:
+        """State of the generator, to be saved in a checkpoint."""
+        return self.generator.get_state()
+
+    def set_rng_state(self, state: Tensor) -> None:
+        """Continue the random numbers where :meth:`rng_state` was taken."""
+        self.generator.set_state(state)
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Search from the observations and write the keys of the class docstring."""
+        action_mask = tensordict.get("action_mask")
+        batch = action_mask.shape[:-1]
+        observation = tensordict.get("observation")
+        observation = observation.reshape(-1, *observation.shape[len(batch) :])
+        action_mask = action_mask.reshape(-1, action_mask.shape[-1])
+
+        explore = interaction_type() is not InteractionType.DETERMINISTIC
+        initial = self.initial_inference(observation)
+        result = self.search_from(initial, action_mask, noise=explore)
+        action = self._explore(result) if explore else result.action
+        outputs = (action, result.action_weights, result.root_value, result.visit_counts, initial.value)
+        for key, output in zip(self.out_keys, outputs, strict=True):
+            tensordict.set(key, output.reshape((*batch, *output.shape[1:])))
+        return tensordict
+
+    @torch.no_grad()
+    def search(self, observation: Tensor, action_mask: Tensor | None = None, *, noise: bool) -> SearchResult:
+        """Search from observations ``[B, F*C, H, W]`` with legal actions ``action_mask [B, A]`` (None = all).
+
+        Args:
+            observation: stacked frames as the world model takes them.
+            action_mask: True = legal.
+            noise: explore: noise at the root, and ties broken at random.
+        """
+        return self.search_from(self.initial_inference(observation), action_mask, noise=noise)
+
+    @torch.no_grad()
+    def search_from(
+        self, initial: InitialOutput, action_mask: Tensor | None = None, *, noise: bool
+    ) -> SearchResult:
+        """Search from a ready initial inference of ``B`` roots; see :meth:`search`.
+
+        Raises:
+            ValueError: if shapes do not match or a row of ``action_mask`` has no legal action.
+        """
+        size = [initial.prior_logits.shape[0], self.world_model.num_actions]
+        if action_mask is None:
+            action_mask = torch.ones(size, dtype=torch.bool, device=initial.prior_logits.device)
+        checks.check_shape("action_mask", action_mask, size)
+        draws = self._draw_noise(action_mask) if noise else None
+        limit = self.max_roots or size[0]
+        results = []
+        with _evaluating(self.world_model):
+            for start in range(0, size[0], limit):
+                rows = slice(start, start + limit)
+                chunk = InitialOutput(*(part[rows] for part in initial))
+                results.append(
+                    self._search(
+                        chunk,
+                        None if draws is None else draws[rows],
+                        num_simulations=self.num_simulations,
+                        discount=self.discount,
+                        invalid_actions=~action_mask[rows],
+                        value_prefix_horizon=self.world_model.value_prefix_horizon,
+                        backend=self.backend,
+                        generator=self.generator if noise else None,
+                    )
+                )
+        if len(results) == 1:
+            return results[0]
+        return SearchResult(
+            visit_counts=torch.cat([part.visit_counts for part in results]),
+            root_value=torch.cat([part.root_value for part in results]),
+            qvalues=torch.cat([part.qvalues for part in results]),
+            action_weights=torch.cat([part.action_weights for part in results]),
+            action=torch.cat([part.action for part in results]),
+        )
+
+    @torch.no_grad()
+    def initial_inference(self, observation: Tensor) -> InitialOutput:
+        """The model's initial inference of ``observation [B, F*C, H, W]``, in eval mode and in chunks."""
+        limit = self.max_roots or len(observation)
+        with _evaluating(self.world_model):
+            outputs = [self.world_model.initial_inference(chunk) for chunk in observation.split(limit)]
+        if len(outputs) == 1:
+            return outputs[0]
+        return InitialOutput(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+
+    @abstractmethod
+    def _draw_noise(self, action_mask: Tensor) -> Tensor:
+        """Root noise ``[B, A]``."""
+
+    @abstractmethod
+    def _search(self, initial: InitialOutput, noise: Tensor | None, **options: Any) -> SearchResult:
+        """Search of one chunk."""
+
+    @abstractmethod
+    def _explore(self, result: SearchResult) -> Tensor:
+        """Actions ``[B]`` to collect data with."""
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Run a module in eval mode and give each of its sub-modules its own mode back."""
+    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

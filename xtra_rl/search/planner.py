@@ -1,0 +1,154 @@
+"""The search as a TorchRL policy over a world model, and as the engine of reanalysis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtra_rl.search import checks
+from xtra_rl.search.base_planner import SearchPlanner, WorldModel
+from xtra_rl.search.noise import dirichlet_noise, gumbel_noise
+from xtra_rl.search.puct import QNormalization
+from xtra_rl.search.search import BackendName, gumbel_search, puct_search
+from xtra_rl.search.types import InitialOutput, SearchResult
+
+
+class MCTSPlanner(SearchPlanner):
+    """MuZero's planner: pUCT search, Dirichlet noise at the root, actions drawn from ``visit_counts^(1 /
+    T)``.
+
+    MuZero (arXiv:1911.08265), appendices B and D, with EfficientZero's Atari settings.
+
+    Args:
+        world_model: see :class:`SearchPlanner`, also for the options not listed here.
+        dirichlet_alpha: concentration of the noise over the legal actions.
+        exploration_fraction: its weight in the root prior.
+        temperature: T; with 0 the most visited action is taken.
+        pb_c_init: see :class:`~xtra_rl.search.puct.PuctRule`, also for the next three.
+        pb_c_base: see there.
+        q_normalization: see there.
+        value_delta_max: see there.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        *,
+        num_simulations: int = 50,
+        discount: float = 0.988054,
+        temperature: float = 1.0,
+        dirichlet_alpha: float = 0.3,
+        exploration_fraction: float = 0.25,
+        pb_c_init: float = 1.25,
+        pb_c_base: float = 19652.0,
+        q_normalization: QNormalization = "tree",
+        value_delta_max: float = 0.01,
+        max_roots: int | None = None,
+        backend: BackendName = "auto",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            world_model,
+            num_simulations=num_simulations,
+            discount=discount,
+            temperature=temperature,
+            max_roots=max_roots,
+            backend=backend,
+            seed=seed,
+            generator=generator,
+        )
+        checks.check_range("dirichlet_alpha", dirichlet_alpha, 0, open_low=True)
+        self.dirichlet_alpha = dirichlet_alpha
+        self.rule_options: dict[str, Any] = {
+            "exploration_fraction": exploration_fraction,
+            "pb_c_init": pb_c_init,
+            "pb_c_base": pb_c_base,
+            "q_normalization": q_normalization,
+            "value_delta_max": value_delta_max,
+        }
+
+    def _draw_noise(self, action_mask: Tensor) -> Tensor:
+        return dirichlet_noise(action_mask, self.dirichlet_alpha, self.generator)
+
+    def _search(self, initial: InitialOutput, noise: Tensor | None, **options: Any) -> SearchResult:
+        model = self.world_model.recurrent_inference
+        prior_logits, value, embedding = initial
+        options |= self.rule_options
+        return puct_search(prior_logits, value, embedding, model, root_noise=noise, **options)
+
+    def _explore(self, result: SearchResult) -> Tensor:
+        if self.temperature == 0:
+            return result.action
+        logits = result.visit_counts.to(torch.float64).log() / self.temperature
+        probabilities = logits.softmax(dim=-1).to(self.generator.device)
+        drawn = torch.multinomial(probabilities, 1, generator=self.generator)
+        return drawn.squeeze(1).to(result.action.device)
+
+
+class GumbelMCTSPlanner(SearchPlanner):
+    """Gumbel MuZero's planner: the action comes from sequential halving with Gumbel noise.
+
+    Danihelka et al., "Policy improvement by planning with Gumbel", ICLR 2022.
+
+    Args:
+        world_model: see :class:`SearchPlanner`, also for the options not listed here.
+        temperature: factor of the Gumbel noise in collection and reanalysis; 1 in the paper, 0 = no noise.
+        max_num_considered_actions: see :func:`~xtra_rl.search.gumbel_search`, also for the next three.
+        value_scale: see there.
+        maxvisit_init: see there.
+        rescale_floor: see there.
+        root_logit_scale: factor of the root's logits. Below 1 it keeps a policy that is trained on its own
+            search results again and again from collapsing.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        *,
+        num_simulations: int = 16,
+        max_num_considered_actions: int = 16,
+        discount: float = 0.988054,
+        temperature: float = 1.0,
+        value_scale: float = 0.1,
+        maxvisit_init: float = 50.0,
+        rescale_floor: float = 1e-8,
+        root_logit_scale: float = 1.0,
+        max_roots: int | None = None,
+        backend: BackendName = "auto",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            world_model,
+            num_simulations=num_simulations,
+            discount=discount,
+            temperature=temperature,
+            max_roots=max_roots,
+            backend=backend,
+            seed=seed,
+            generator=generator,
+        )
+        checks.check_range("root_logit_scale", root_logit_scale, 0)
+        self.root_logit_scale = root_logit_scale
+        self.rule_options: dict[str, Any] = {
+            "max_num_considered_actions": max_num_considered_actions,
+            "value_scale": value_scale,
+            "maxvisit_init": maxvisit_init,
+            "rescale_floor": rescale_floor,
+        }
+
+    def _draw_noise(self, action_mask: Tensor) -> Tensor:
+        return gumbel_noise(action_mask, self.generator) * self.temperature
+
+    def _search(self, initial: InitialOutput, noise: Tensor | None, **options: Any) -> SearchResult:
+        model = self.world_model.recurrent_inference
+        prior_logits, value, embedding = initial
+        options |= self.rule_options
+        prior_logits = prior_logits * self.root_logit_scale
+        return gumbel_search(prior_logits, value, embedding, model, gumbel=noise, **options)
+
+    def _explore(self, result: SearchResult) -> Tensor:
+        return result.action

@@ -1,0 +1,113 @@
+"""The reference backend: select, expand and backup in plain PyTorch, the definition of correct.
+
+All trees of a batch move in lockstep. Selection and backup ask the host once for each level of the deepest
+tree whether anything is left to do, which costs nothing on the CPU and a synchronisation on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from xtra_rl.search.tree import SearchTree
+from xtra_rl.search.types import RecurrentOutput
+
+
+class Rule(Protocol):
+    """A way to score actions, such as :class:`~xtra_rl.search.puct.PuctRule`."""
+
+    def scores(self, tree: SearchTree, num_nodes: int) -> Tensor:
+        """Scores of all actions of the first ``num_nodes`` nodes, ``[B, num_nodes, A]``."""
+        ...
+
+
+class Selection(NamedTuple):
+    """Where the next leaves grow."""
+
+    parent: Tensor  # [B] int64
+    action: Tensor  # [B] int64
+    depth: int
+    """Depth of the deepest new leaf of the batch."""
+
+
+def select(tree: SearchTree, rule: Rule, num_nodes: int) -> Selection:
+    """Follow the best action from the root of each tree until it is an unvisited one.
+
+    Every node is scored at once, and the walk only follows the winners: that takes fewer operations than
+    scoring one level after the other. Of equal scores the lowest action wins.
+
+    Args:
+        tree: the trees.
+        rule: scores actions.
+        num_nodes: nodes that exist in each tree.
+    """
+    scores = rule.scores(tree, num_nodes)
+    scores[:, SearchTree.ROOT].masked_fill_(tree.root_invalid_actions, -torch.inf)
+    action = scores.max(dim=-1).indices  # [B, num_nodes]
+    child = tree.children_index[:, :num_nodes].gather(2, action.unsqueeze(-1)).squeeze(-1)
+    # Children have larger indices than their parent, so the maximum makes a node without a chosen child point
+    # to itself, and the walk of a finished tree stands still.
+    successor = torch.maximum(child, torch.arange(num_nodes, device=child.device))
+    node = torch.zeros_like(action[:, :1])
+    depth = 1
+    while not torch.equal(deeper := successor.gather(1, node), node):
+        node = deeper
+        depth += 1
+    return Selection(node.squeeze(1), action.gather(1, node).squeeze(1), depth)
+
+
+def expand(tree: SearchTree, selection: Selection, output: RecurrentOutput, leaf: int) -> None:
+    """Add node ``leaf`` to each tree, with what the model said about it.
+
+    With a value prefix the reward of a step is the difference of the prefixes of child and parent, or the
+    child's prefix alone where the parent's LSTM was reset, that is at every depth divisible by the horizon.
+    """
+    parent, action, _ = selection
+    parents = parent.unsqueeze(1)
+    edge = torch.add(action, parent, alpha=tree.num_actions)
+    depth = tree.node_depths.gather(1, parents).squeeze(1) + 1
+    reward = output.reward
+    if tree.value_prefix_horizon is not None:
+        reward = reward - tree.node_prefix_bases.gather(1, parents).squeeze(1)
+        is_reset = depth % tree.value_prefix_horizon == 0
+        tree.node_prefix_bases[:, leaf] = output.reward.masked_fill(is_reset, 0)
+    tree.node_visits[:, leaf] = 1
+    tree.node_value_sums[:, leaf] = output.value
+    tree.node_raw_values[:, leaf] = output.value
+    tree.node_rewards[:, leaf] = reward
+    tree.node_depths[:, leaf] = depth
+    tree.parents[:, leaf] = parent
+    tree.parent_edges[:, leaf] = edge
+    tree.children_prior_logits[:, leaf] = output.prior_logits
+    tree.children_prior[:, leaf] = output.prior_logits.softmax(dim=-1)
+    tree.edges(tree.children_index).scatter_(1, edge.unsqueeze(1), leaf)
+    tree.max_depth = max(tree.max_depth, selection.depth)
+
+
+def backup(tree: SearchTree, selection: Selection, leaf: int) -> None:
+    """Add the return of node ``leaf`` to all its ancestors and refresh the statistics of their actions."""
+    node = torch.full_like(tree.parents[:, :1], leaf)
+    value = tree.node_raw_values[:, leaf : leaf + 1]
+    ancestors, returns = [], []
+    for _ in range(selection.depth):
+        value = torch.add(tree.node_rewards.gather(1, node), value, alpha=tree.discount)
+        node = tree.parents.gather(1, node)
+        ancestors.append(node)
+        returns.append(value)
+    # A tree whose leaf lies higher than the deepest one meets its root again and again: only the first
+    # counts.
+    levels = torch.arange(selection.depth, device=node.device)
+    counts = (levels < tree.node_depths[:, leaf : leaf + 1]).to(value.dtype)  # [B, depth]
+    path = torch.cat(ancestors, dim=1)
+    tree.node_visits.scatter_add_(1, path, counts)
+    tree.node_value_sums.scatter_add_(1, path, torch.cat(returns, dim=1).mul_(counts))
+
+    nodes = slice(1, leaf + 1)
+    visits, edges = tree.node_visits[:, nodes], tree.parent_edges[:, nodes]
+    values = tree.node_value_sums[:, nodes] / visits
+    qvalues = torch.add(tree.node_rewards[:, nodes], values, alpha=tree.discount)
+    tree.node_qvalues[:, nodes] = qvalues
+    tree.edges(tree.children_qvalues).scatter_(1, edges, qvalues)
+    tree.edges(tree.children_visits).scatter_(1, edges, visits)

@@ -1,0 +1,258 @@
+"""Batched latent MCTS: one loop for every variant, and its two public entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xtra_rl.search import checks, reference
+from xtra_rl.search.embeddings import EmbeddingPool
+from xtra_rl.search.gumbel import GumbelRule, considered_visits
+from xtra_rl.search.puct import PuctRule, QNormalization, mix_root_noise
+from xtra_rl.search.roots import prepare_roots, rename_model, search_result
+from xtra_rl.search.tree import SearchTree, tree_from_root
+from xtra_rl.search.types import Embedding, RecurrentFn, RecurrentOutput, SearchResult
+
+BackendName = Literal["auto", "reference"]
+
+
+class Backend(NamedTuple):
+    """The three steps of a simulation that touch the tree; the model is called between the first two."""
+
+    select: Callable[[SearchTree, reference.Rule, int], reference.Selection]
+    expand: Callable[[SearchTree, reference.Selection, RecurrentOutput, int], None]
+    backup: Callable[[SearchTree, reference.Selection, int], None]
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference.select, reference.expand, reference.backup),
+}
+
+
+def resolve_backend(name: str) -> Backend:
+    """Backend of that name; "auto" takes the reference.
+
+    Raises:
+        ValueError: if there is no such backend.
+    """
+    available = BACKENDS["reference"] if name == "auto" else BACKENDS.get(name)
+    if available is None:
+        names = ", ".join(repr(known) for known in ("auto", *BACKENDS))
+        raise ValueError(f"backend is {name!r}, which is not available here: choose one of {names}.")
+    return available
+
+
+@torch.no_grad()
+def puct_search(
+    prior_logits: Tensor,
+    value: Tensor,
+    embedding: Embedding,
+    recurrent_fn: RecurrentFn,
+    *,
+    num_simulations: int = 50,
+    discount: float = 0.988054,
+    invalid_actions: Tensor | None = None,
+    root_noise: Tensor | None = None,
+    exploration_fraction: float = 0.25,
+    pb_c_init: float = 1.25,
+    pb_c_base: float = 19652.0,
+    q_normalization: QNormalization = "tree",
+    value_delta_max: float = 0.01,
+    value_prefix_horizon: int | None = None,
+    backend: BackendName = "auto",
+    generator: torch.Generator | None = None,
+) -> SearchResult:
+    """Search with MuZero's pUCT rule from ``B`` roots at once.
+
+    MuZero (arXiv:1911.08265), appendix B; EfficientZero (arXiv:2111.00210) for "tree" normalisation and value
+    prefix. Values are searched in float32, or in float64 if the inputs are.
+
+    Args:
+        prior_logits: ``[B, A]`` policy logits of the roots.
+        value: ``[B]`` network value of the roots, in reward units.
+        embedding: latent states of the roots, a Tensor ``[B, ...]`` or a TensorDict with batch size ``[B]``.
+        recurrent_fn: ``(action [B] int64, embedding) -> (RecurrentOutput, next_embedding)``, called once for
+            each simulation, without gradients.
+        num_simulations: leaves added to each tree, at least 1.
+        discount: of one env_step.
+        invalid_actions: ``[B, A]`` bool, True = illegal at the root; below the root all actions are legal.
+        root_noise: ``[B, A]`` Dirichlet draws over the legal actions, mixed into the root prior.
+        exploration_fraction: weight of ``root_noise``.
+        pb_c_init: see :class:`~xtra_rl.search.puct.PuctRule`, also for the next three.
+        pb_c_base: see there.
+        q_normalization: "tree" (MuZero, EfficientZero) or "siblings" (mctx).
+        value_delta_max: only for "tree".
+        value_prefix_horizon: an int says that ``RecurrentOutput.reward`` is a value prefix whose LSTM is
+            reset at every depth divisible by it.
+        backend: implementation of the tree operations.
+        generator: breaks ties at random; None gives them to the lowest action. It renames the actions of each
+            root by a random permutation, so one root breaks all its ties by the same order.
+
+    Returns:
+        A :class:`~xtra_rl.search.types.SearchResult`; ``action`` is the most visited one.
+
+    Raises:
+        ValueError: if an argument has a wrong shape, range or name, contains NaN, or leaves a root without
+        action.
+
+    Example:
+        A bandit whose second arm pays 1 and whose model is sure about nothing:
+
+        >>> def step(action, embedding):
+        ...     return RecurrentOutput((action == 1).float(), torch.zeros(1), torch.zeros(1, 2)), embedding
+        >>> zeros = torch.zeros(1)
+        >>> result = puct_search(torch.zeros(1, 2), zeros, torch.zeros(1, 3), step, num_simulations=8)
+        >>> result.action.item(), result.visit_counts.sum().item()
+        (1, 8)
+    """
+    steps = resolve_backend(backend)
+    _check_options(num_simulations, discount, value_prefix_horizon)
+    if q_normalization not in ("tree", "siblings"):
+        raise ValueError(f"q_normalization is {q_normalization!r}, expected 'tree' or 'siblings'.")
+    checks.check_range("exploration_fraction", exploration_fraction, 0, 1)
+    checks.check_range("pb_c_init", pb_c_init, 0)
+    checks.check_range("pb_c_base", pb_c_base, 0, open_low=True)
+    checks.check_range("value_delta_max", value_delta_max, 0, open_low=True)
+    roots = prepare_roots(prior_logits, value, embedding, invalid_actions, generator)
+    prior = roots.prior_logits.softmax(dim=-1)
+    if root_noise is not None:
+        checks.check_shape("root_noise", root_noise, list(prior.shape))
+        checks.check_no_nan("root_noise", root_noise)
+        noise = roots.rename(root_noise).masked_fill(roots.invalid_actions, 0)
+        prior = mix_root_noise(prior, noise, exploration_fraction)
+    tree = tree_from_root(
+        roots.prior_logits,
+        prior,
+        roots.value,
+        roots.invalid_actions,
+        num_simulations=num_simulations,
+        discount=discount,
+        value_prefix_horizon=value_prefix_horizon,
+    )
+    rule = PuctRule(pb_c_init, pb_c_base, q_normalization, value_delta_max)
+    _simulate(tree, embedding, rename_model(recurrent_fn, roots.order), rule, steps)
+    visits = tree.children_visits[:, SearchTree.ROOT]
+    return search_result(tree, roots.order, visits / num_simulations, visits.max(dim=-1).indices)
+
+
+@torch.no_grad()
+def gumbel_search(
+    prior_logits: Tensor,
+    value: Tensor,
+    embedding: Embedding,
+    recurrent_fn: RecurrentFn,
+    *,
+    num_simulations: int = 50,
+    discount: float = 0.988054,
+    invalid_actions: Tensor | None = None,
+    max_num_considered_actions: int = 16,
+    gumbel: Tensor | None = None,
+    value_scale: float = 0.1,
+    maxvisit_init: float = 50.0,
+    rescale_floor: float = 1e-8,
+    value_prefix_horizon: int | None = None,
+    backend: BackendName = "auto",
+    generator: torch.Generator | None = None,
+) -> SearchResult:
+    """Search with Gumbel MuZero from ``B`` roots at once: a policy improvement even with few simulations.
+
+    Danihelka et al., "Policy improvement by planning with Gumbel", ICLR 2022, as in mctx.
+
+    Args:
+        prior_logits: as in :func:`puct_search`, also for the next six.
+        value: see there.
+        embedding: see there.
+        recurrent_fn: see there.
+        num_simulations: see there.
+        discount: see there.
+        invalid_actions: see there.
+        max_num_considered_actions: root actions that sequential halving starts with, m.
+        gumbel: ``[B, A]`` standard Gumbel draws; None = no noise, the greedy variant.
+        value_scale: c_scale of the Q transform.
+        maxvisit_init: c_visit of the Q transform.
+        rescale_floor: smallest range of a node's Q values that is stretched to [0, 1]. The default is mctx's;
+            with few simulations and small rewards, a floor near the size of a reward keeps noise from being
+            stretched.
+        value_prefix_horizon: as in :func:`puct_search`.
+        backend: as in :func:`puct_search`.
+        generator: as in :func:`puct_search`.
+
+    Returns:
+        A :class:`~xtra_rl.search.types.SearchResult`; ``action_weights`` is softmax(logits + transformed Q)
+        and ``action`` the best of the most visited actions, with the noise of ``gumbel``.
+
+    Raises:
+        ValueError: as in :func:`puct_search`.
+    """
+    steps = resolve_backend(backend)
+    _check_options(num_simulations, discount, value_prefix_horizon)
+    checks.check_at_least("max_num_considered_actions", max_num_considered_actions, 1)
+    checks.check_range("value_scale", value_scale, 0)
+    checks.check_range("maxvisit_init", maxvisit_init, 0)
+    checks.check_range("rescale_floor", rescale_floor, 0, open_low=True)
+    roots = prepare_roots(prior_logits, value, embedding, invalid_actions, generator)
+    logits = roots.prior_logits
+    noise = torch.zeros_like(logits)
+    if gumbel is not None:
+        checks.check_shape("gumbel", gumbel, list(logits.shape))
+        checks.check_no_nan("gumbel", gumbel)
+        noise = roots.rename(gumbel)
+    tree = tree_from_root(
+        logits,
+        logits.softmax(dim=-1),
+        roots.value,
+        roots.invalid_actions,
+        num_simulations=num_simulations,
+        discount=discount,
+        value_prefix_horizon=value_prefix_horizon,
+    )
+    schedule = _considered_visits(roots.invalid_actions, max_num_considered_actions, num_simulations)
+    rule = GumbelRule(noise, schedule.to(logits), value_scale, maxvisit_init, rescale_floor)
+    _simulate(tree, embedding, rename_model(recurrent_fn, roots.order), rule, steps)
+
+    completed = rule.completed_qvalues(tree, 1)[:, 0]
+    most_visits = tree.children_visits[:, SearchTree.ROOT].amax(dim=-1, keepdim=True)
+    scores = rule.root_scores(tree, completed, most_visits)
+    action = scores.masked_fill(roots.invalid_actions, -torch.inf).max(dim=-1).indices
+    return search_result(tree, roots.order, (logits + completed).softmax(dim=-1), action)
+
+
+def _simulate(
+    tree: SearchTree, embedding: Embedding, recurrent_fn: RecurrentFn, rule: reference.Rule, steps: Backend
+) -> None:
+    """Run the simulations: the leaf of simulation ``i`` becomes node ``i + 1`` of every tree."""
+    pool = EmbeddingPool(embedding, num_nodes=tree.num_nodes - 1)
+    for leaf in range(1, tree.num_nodes):
+        selection = steps.select(tree, rule, leaf)
+        output, next_embedding = recurrent_fn(selection.action, pool.read(selection.parent))
+        checks.check_recurrent_output(output, tree.batch_size, tree.num_actions)
+        steps.expand(tree, selection, output, leaf)
+        steps.backup(tree, selection, leaf)
+        if leaf < tree.num_nodes - 1:
+            pool.write(leaf, next_embedding)
+    checks.check_no_nan("the reward, value or prior_logits returned by recurrent_fn", _fingerprint(tree))
+
+
+def _fingerprint(tree: SearchTree) -> Tensor:
+    """A number that is NaN if the model returned NaN anywhere, at the price of three sums."""
+    return tree.node_rewards.sum() + tree.node_raw_values.sum() + tree.children_prior.sum()
+
+
+def _check_options(num_simulations: int, discount: float, value_prefix_horizon: int | None) -> None:
+    checks.check_at_least("num_simulations", num_simulations, 1)
+    checks.check_range("discount", discount, 0, 1)
+    if value_prefix_horizon is not None:
+        checks.check_at_least("value_prefix_horizon", value_prefix_horizon, 1)
+
+
+def _considered_visits(
+    invalid_actions: Tensor, max_num_considered_actions: int, num_simulations: int
+) -> Tensor:
+    """Schedule of sequential halving of each root, ``[B, num_simulations]``."""
+    limit = min(max_num_considered_actions, invalid_actions.shape[1])
+    table = torch.tensor([considered_visits(m, num_simulations) for m in range(limit + 1)])
+    num_considered = (~invalid_actions).sum(dim=-1).clamp(max=limit)
+    return table.to(invalid_actions.device).index_select(0, num_considered)

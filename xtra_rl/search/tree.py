@@ -1,0 +1,173 @@
+"""The batched search tree: one dataclass of ``[B, N]`` and ``[B, N, A]`` arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SearchTree:
+    """State of ``B`` independent search trees of ``N = num_simulations + 1`` nodes each.
+
+    The leaf made by simulation ``i`` is node ``i + 1`` in every tree, so a parent always has a smaller index
+    than its children and the first ``n`` columns are all that exists before simulation ``n - 1``. A node
+    counts its own expansion as a visit, as in mctx, whose field names are used where the meaning is the same.
+
+    Counts are stored in the floating type of the values: they are exact, and scores need no conversion.
+    """
+
+    node_visits: Tensor  # [B, N]
+    """Visits of a node, its own expansion included: 1 + the sum of its ``children_visits``."""
+    node_value_sums: Tensor  # [B, N]
+    """Sum of the returns that passed through a node, its own network value included."""
+    node_raw_values: Tensor  # [B, N]
+    """Network value of a node."""
+    node_rewards: Tensor  # [B, N]
+    """True reward of the step into a node; 0 at the root."""
+    node_qvalues: Tensor  # [B, N]
+    """``reward + discount * value`` of a node, seen from its parent; 0 at the root."""
+    node_prefix_bases: Tensor  # [B, N]
+    """Value prefix that children continue: the node's own, or 0 where the model's LSTM was reset."""
+    node_depths: Tensor  # [B, N] int64
+    """Steps from the root."""
+    parents: Tensor  # [B, N] int64
+    """Index of a node's parent; the root points to itself."""
+    parent_edges: Tensor  # [B, N] int64
+    """``parent * A + action`` of the step into a node: its place in a flattened ``[N * A]`` array."""
+    children_index: Tensor  # [B, N, A] int64
+    """Node reached by an action, or ``UNVISITED``."""
+    children_prior_logits: Tensor  # [B, N, A]
+    """Policy logits of a node; at the root -inf for illegal actions."""
+    children_prior: Tensor  # [B, N, A]
+    """Policy probabilities of a node; at the root over legal actions and with any exploration noise."""
+    children_visits: Tensor  # [B, N, A]
+    """Visits of each action."""
+    children_qvalues: Tensor  # [B, N, A]
+    """``node_qvalues`` of the child behind an action; 0 where it is unvisited."""
+    root_invalid_actions: Tensor  # [B, A] bool
+    """True for actions that are illegal at the root."""
+    discount: float
+    """Discount of one step."""
+    value_prefix_horizon: int | None
+    """LSTM horizon of a value-prefix model; None for plain rewards."""
+    max_depth: int = 0
+    """Depth of the deepest node over the whole batch, known to the host."""
+
+    ROOT: ClassVar[int] = 0
+    UNVISITED: ClassVar[int] = -1
+
+    @property
+    def batch_size(self) -> int:
+        """Number of trees, ``B``."""
+        return self.node_visits.shape[0]
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes that each tree has room for, ``N``."""
+        return self.node_visits.shape[1]
+
+    @property
+    def num_actions(self) -> int:
+        """Actions of each node, ``A``."""
+        return self.children_index.shape[2]
+
+    @property
+    def node_values(self) -> Tensor:
+        """Mean return of each node ``[B, N]``; 0 where the node does not exist."""
+        return self.node_value_sums / self.node_visits.clamp(min=1)
+
+    @property
+    def action_from_parent(self) -> Tensor:
+        """Action that leads into each node, ``[B, N]`` int64; meaningless at the root."""
+        return self.parent_edges % self.num_actions
+
+    def edges(self, array: Tensor) -> Tensor:
+        """View of a ``[B, N, A]`` array as ``[B, N * A]``, the space of ``parent_edges``."""
+        return array.view(self.batch_size, -1)
+
+
+def tree_from_root(
+    prior_logits: Tensor,
+    prior: Tensor,
+    value: Tensor,
+    invalid_actions: Tensor,
+    *,
+    num_simulations: int,
+    discount: float,
+    value_prefix_horizon: int | None,
+) -> SearchTree:
+    """Tree that holds the roots only, with room for ``num_simulations`` leaves.
+
+    Args:
+        prior_logits: ``[B, A]``, -inf for illegal actions.
+        prior: ``[B, A]`` probabilities that guide pUCT, noise included.
+        value: ``[B]`` network value of the roots.
+        invalid_actions: ``[B, A]`` bool.
+        num_simulations: leaves to come.
+        discount: of one step.
+        value_prefix_horizon: see :class:`SearchTree`.
+    """
+    batch_size, num_actions = prior_logits.shape
+    nodes = (batch_size, num_simulations + 1)
+    edges = (*nodes, num_actions)
+    tree = SearchTree(
+        node_visits=value.new_zeros(nodes),
+        node_value_sums=value.new_zeros(nodes),
+        node_raw_values=value.new_zeros(nodes),
+        node_rewards=value.new_zeros(nodes),
+        node_qvalues=value.new_zeros(nodes),
+        node_prefix_bases=value.new_zeros(nodes),
+        node_depths=value.new_zeros(nodes, dtype=torch.int64),
+        parents=value.new_zeros(nodes, dtype=torch.int64),
+        parent_edges=value.new_zeros(nodes, dtype=torch.int64),
+        children_index=value.new_full(edges, SearchTree.UNVISITED, dtype=torch.int64),
+        children_prior_logits=value.new_zeros(edges),
+        children_prior=value.new_zeros(edges),
+        children_visits=value.new_zeros(edges),
+        children_qvalues=value.new_zeros(edges),
+        root_invalid_actions=invalid_actions,
+        discount=discount,
+        value_prefix_horizon=value_prefix_horizon,
+    )
+    root = SearchTree.ROOT
+    tree.node_visits[:, root] = 1
+    tree.node_value_sums[:, root] = value
+    tree.node_raw_values[:, root] = value
+    tree.children_prior_logits[:, root] = prior_logits
+    tree.children_prior[:, root] = prior
+    return tree
+
+
+def permute_actions(tree: SearchTree, order: Tensor) -> SearchTree:
+    """The same tree with actions renamed.
+
+    Args:
+        tree: a tree whose action ``j`` of row ``b`` is to become action ``order[b, j]``.
+        order: ``[B, A]`` int64, a permutation in each row.
+    """
+    inverse = order.argsort(dim=-1)
+    index = inverse[:, None, :].expand_as(tree.children_index)
+    return SearchTree(
+        node_visits=tree.node_visits,
+        node_value_sums=tree.node_value_sums,
+        node_raw_values=tree.node_raw_values,
+        node_rewards=tree.node_rewards,
+        node_qvalues=tree.node_qvalues,
+        node_prefix_bases=tree.node_prefix_bases,
+        node_depths=tree.node_depths,
+        parents=tree.parents,
+        parent_edges=tree.parents * tree.num_actions + order.gather(1, tree.action_from_parent),
+        children_index=tree.children_index.gather(2, index),
+        children_prior_logits=tree.children_prior_logits.gather(2, index),
+        children_prior=tree.children_prior.gather(2, index),
+        children_visits=tree.children_visits.gather(2, index),
+        children_qvalues=tree.children_qvalues.gather(2, index),
+        root_invalid_actions=tree.root_invalid_actions.gather(1, inverse),
+        discount=tree.discount,
+        value_prefix_horizon=tree.value_prefix_horizon,
+        max_depth=tree.max_depth,
+    )

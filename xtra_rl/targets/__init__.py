@@ -1,0 +1,15 @@
+"""Training targets: n-step values, value prefixes, reanalysed policies, teachers' predictions."""
+
+from xtra_rl.targets.reanalyze import ReanalyzeTargets
+from xtra_rl.targets.teacher import TeacherTargets, teacher_columns
+from xtra_rl.targets.value import absorbing_mask, n_step_values, reward_targets, td_steps_by_age
+
+__all__ = [
+    "ReanalyzeTargets",
+    "TeacherTargets",
+    "absorbing_mask",
+    "n_step_values",
+    "reward_targets",
+    "td_steps_by_age",
+    "teacher_columns",
+]

@@ -1,0 +1,185 @@
+"""Fresh targets from a lagging target network: reanalysed policies and bootstrap values."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from xtra_rl.data.windows import stack_frames
+from xtra_rl.search import InitialOutput
+from xtra_rl.search.base_planner import SearchPlanner
+from xtra_rl.targets.value import bootstrap_positions, n_step_values, reward_targets, td_steps_by_age
+
+
+class ReanalyzeTargets:
+    """Turn windows of replay into a training batch with MuZero Reanalyze (EfficientZero section 4.3).
+
+    Every distinct frame stack that is needed is encoded once by the target network; one search runs over all roots.
+
+    Args:
+        planner: a planner over the **target** network (a lagging copy of the learner).
+        action_mask: legal actions of the task, ``[A]`` bool.
+        unroll_steps: K.
+        td_steps: n of fresh data; windows must hold ``K + n`` transitions and frames.
+        discount: per env step.
+        age_interval: transitions per step taken off ``td_steps`` (30,000 published), ``None`` for no correction.
+        policy_ratio: share of the batch whose policies are searched again (1.0 in XTRA); the rest uses the visit
+            distribution stored while acting, or learns no policy where none is stored (offline data).
+        value_source: ``"network"`` bootstraps from the target network's value, as the released codes do; ``"search"``
+            from the root value of a search, as EfficientZero's paper writes.
+        noise: exploration noise at the roots; the released codes have it.
+        clip_rewards: learn from the sign of rewards.
+        frame_stack: F.
+        max_batch: frame stacks encoded at once, a bound on memory.
+
+    Raises:
+        ValueError: if ``policy_ratio`` is outside [0, 1] or ``td_steps`` is not positive.
+    """
+
+    bootstrap_pixels = True
+
+    def __init__(
+        self,
+        planner: SearchPlanner,
+        action_mask: Tensor,
+        *,
+        unroll_steps: int = 5,
+        td_steps: int = 5,
+        discount: float = 0.988054,
+        age_interval: int | None = 30_000,
+        policy_ratio: float = 1.0,
+        value_source: Literal["network", "search"] = "network",
+        noise: bool = True,
+        clip_rewards: bool = True,
+        frame_stack: int = 4,
+        max_batch: int = 4096,
+    ) -> None:
+        if not 0.0 <= policy_ratio <= 1.0:
+            raise ValueError(f"policy_ratio is {policy_ratio}; expected a share between 0 and 1")
+        if td_steps < 1:
+            raise ValueError(f"td_steps is {td_steps}; expected at least 1")
+        if value_source not in ("network", "search"):
+            raise ValueError(f"value_source is {value_source!r}; expected 'network' or 'search'")
+        self.planner = planner
+        self.action_mask = action_mask
+        self.unroll_steps = unroll_steps
+        self.td_steps = td_steps
+        self.discount = discount
+        self.age_interval = age_interval
+        self.policy_ratio = policy_ratio
+        self.value_source = value_source
+        self.noise = noise
+        self.clip_rewards = clip_rewards
+        self.frame_stack = frame_stack
+        self.max_batch = max_batch
+
+    @property
+    def bootstrap_steps(self) -> int:
+        """Transitions, values and frames that a window needs past the unroll."""
+        return self.td_steps
+
+    @torch.no_grad()
+    def __call__(self, windows: TensorDictBase) -> TensorDict:
+        """Training batch ``[B]`` for :class:`~xtra_rl.objectives.muzero.MuZeroLoss`, before augmentation."""
+        unroll = self.unroll_steps
+        mask, terminated = windows["transition_mask"], windows["terminated"]
+        steps = td_steps_by_age(windows["age"], self.td_steps, self.age_interval)
+        index, ended = bootstrap_positions(mask, terminated, td_steps=steps, unroll_steps=unroll)
+        bootstrap = torch.zeros_like(windows["observation_mask"]).scatter_(1, index, True)
+        bootstrap &= windows["observation_mask"]
+        renewed = torch.arange(mask.shape[0], device=mask.device) < math.ceil(self.policy_ratio * mask.shape[0])
+        searched = torch.zeros_like(bootstrap)
+        searched[:, : unroll + 1] = mask[:, : unroll + 1] & renewed[:, None]
+        value, policy = self._infer(windows["pixels"], bootstrap, searched)
+
+        policy_mask = searched[:, : unroll + 1]
+        stored = windows.get("search_policy", None)
+        if stored is not None:
+            policy = torch.where(policy_mask[..., None], policy, stored)
+            policy_mask = mask[:, : unroll + 1]
+        reward = windows["reward"].sign() if self.clip_rewards else windows["reward"]
+        value_target, value_mask = n_step_values(
+            reward, value, mask, terminated, td_steps=steps, unroll_steps=unroll, discount=self.discount
+        )
+        return make_batch(
+            windows,
+            reward,
+            policy,
+            policy_mask,
+            value_target,
+            value_mask,
+            unroll_steps=unroll,
+            frame_stack=self.frame_stack,
+            value_prefix_horizon=self.planner.world_model.value_prefix_horizon,
+        )
+
+    def _infer(self, pixels: Tensor, bootstrap: Tensor, searched: Tensor) -> tuple[Tensor, Tensor]:
+        """Values at the bootstrap positions ``[B, W+1]`` and policies at the searched ones ``[B, K+1, A]``."""
+        needed = bootstrap | searched
+        roots = needed if self.value_source == "search" else searched
+        stacks = stack_frames(pixels, self.frame_stack)[:, : needed.shape[1]]
+        value = torch.zeros(needed.shape, device=pixels.device)
+        policy = torch.zeros(*needed.shape, self.action_mask.shape[-1], device=pixels.device)
+        order = needed.nonzero()
+        for chunk in order.split(self.max_batch):
+            rows, columns = chunk.unbind(1)
+            initial = self.planner.initial_inference(stacks[rows, columns])
+            value[rows, columns] = initial.value.float()
+            select = roots[rows, columns].nonzero().squeeze(1)
+            if select.numel() == 0:
+                continue
+            result = self.planner.search_from(
+                InitialOutput(initial.prior_logits[select], initial.value[select], initial.embedding[select]),
+                self.action_mask.expand(select.numel(), -1),
+                noise=self.noise,
+            )
+            rows, columns = rows[select], columns[select]
+            policy[rows, columns] = result.action_weights.float()
+            if self.value_source == "search":
+                value[rows, columns] = result.root_value.float()
+        return value, policy[:, : self.unroll_steps + 1]
+
+
+def make_batch(
+    windows: TensorDictBase,
+    reward: Tensor,
+    policy_target: Tensor,
+    policy_mask: Tensor,
+    value_target: Tensor,
+    value_mask: Tensor,
+    *,
+    unroll_steps: int,
+    frame_stack: int,
+    value_prefix_horizon: int | None,
+) -> TensorDict:
+    """Assemble the training batch from a window and its value and policy targets.
+
+    Consistency is learnt where the trajectory has the next frame and did not end for good on the way, rewards also in
+    absorbing states.
+    """
+    mask, terminated = windows["transition_mask"], windows["terminated"]
+    reward_target, reward_mask = reward_targets(
+        reward, mask, terminated, unroll_steps=unroll_steps, value_prefix_horizon=value_prefix_horizon
+    )
+    steps = mask[:, :unroll_steps]
+    return TensorDict(
+        {
+            "pixels": windows["pixels"][:, : frame_stack + unroll_steps],
+            "action": windows["action"][:, :unroll_steps],
+            "reward_target": reward_target,
+            "reward_mask": reward_mask,
+            "value_target": value_target,
+            "value_mask": value_mask,
+            "policy_target": policy_target,
+            "policy_mask": policy_mask,
+            "consistency_mask": steps & ~terminated[:, :unroll_steps],
+            "priority_weight": windows["priority_weight"],
+            "index": windows["index"],
+            "task_id": windows["task_id"],
+        },
+        batch_size=windows.batch_size[:1],
+    )

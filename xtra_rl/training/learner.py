@@ -1,0 +1,199 @@
+"""One optimiser step on a batch of several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from xtra_rl.data.augment import augment
+from xtra_rl.data.windows import stack_frames
+from xtra_rl.objectives import LaggingTarget, MuZeroLoss
+from xtra_rl.transfer import (
+    TaskWeightScheduler,
+    gradient_cosines,
+    sample_weights,
+    set_combined_gradient,
+    task_coefficients,
+    task_gradients,
+)
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient was NaN or infinite; ``batch`` holds the batch that did it."""
+
+    def __init__(self, message: str, batch: TensorDictBase) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class Learner:
+    """Augment, forward, backward, clip, step; measure gradient agreement when the task weights ask for it.
+
+    Args:
+        loss: over the world model that learns.
+        optimizer: over its parameters.
+        lr_factor: factor on the learning rate by training step, ``None`` for constant.
+        target: the lagging target network, stepped after each update; ``None`` where nothing bootstraps from one.
+        tasks: names by ``task_id``; the target task comes first where there is one.
+        task_weights: scheduler of the cross tasks' weights; ``None`` leaves them at 1.
+        reduction: how task losses combine, ``"sum"`` or ``"mean"`` (:func:`~xtra_rl.transfer.task_coefficients`).
+        max_grad_norm: bound on the global norm, 5 as published.
+        frame_stack: F.
+        augmentation: random shift and intensity, as published.
+        generator: of the augmentation.
+        autocast: dtype of mixed-precision forward passes, e.g. ``torch.bfloat16``; ``None`` for float32.
+
+    Raises:
+        ValueError: if there is no task.
+    """
+
+    def __init__(
+        self,
+        loss: MuZeroLoss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        tasks: Sequence[str],
+        lr_factor: Callable[[int], float] | None = None,
+        target: LaggingTarget | None = None,
+        task_weights: TaskWeightScheduler | None = None,
+        reduction: Literal["sum", "mean"] = "sum",
+        max_grad_norm: float = 5.0,
+        frame_stack: int = 4,
+        augmentation: bool = True,
+        generator: torch.Generator | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        if not tasks:
+            raise ValueError("tasks is empty; expected the name of at least one task")
+        self.loss = loss
+        self.optimizer = optimizer
+        self.tasks = tuple(tasks)
+        self.lr_factor = lr_factor
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.target = target
+        self.task_weights = task_weights
+        self.reduction: Literal["sum", "mean"] = reduction
+        self.max_grad_norm = max_grad_norm
+        self.frame_stack = frame_stack
+        self.augmentation = augmentation
+        self.generator = generator
+        self.autocast = autocast
+        self.steps = 0
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def weights(self) -> Tensor:
+        """Weight of each task, ``[M]``: 1 for the target task and where there is no scheduler."""
+        current = self.task_weights.weights if self.task_weights is not None else {}
+        return torch.tensor([current.get(task, 1.0) for task in self.tasks])
+
+    def step(self, batch: TensorDict) -> dict[str, Tensor | float]:
+        """Train on a batch ``[B]`` from the target builders; writes ``td_error`` into it.
+
+        Returns:
+            metrics by name, tensors detached: losses, gradient norm, learning rate and, in a window, cosines.
+
+        Raises:
+            NonFiniteLoss: before the weights are touched, if the loss or its gradient is not finite.
+        """
+        self._set_learning_rate()
+        self.loss.world_model.train()
+        self._prepare(batch)
+        measuring = self.task_weights is not None and self.task_weights.measuring
+        metrics = self._measured_backward(batch) if measuring else self._backward(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteLoss(f"gradient norm is {norm.item()} at training step {self.steps}", batch)
+        self.optimizer.step()
+        if self.target is not None:
+            self.target.step()
+        if self.task_weights is not None:
+            self.task_weights.step()
+        self.steps += 1
+        metrics["train/grad_norm"] = norm.detach()
+        metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        return metrics
+
+    def _set_learning_rate(self) -> None:
+        factor = self.lr_factor(self.steps) if self.lr_factor is not None else 1.0
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+
+    def _prepare(self, batch: TensorDict) -> None:
+        """Augment the root stack and the frames after it, one draw each, as published."""
+        pixels = batch.pop("pixels")
+        stacks = self.frame_stack
+        root, strip = pixels[:, :stacks], pixels[:, 1:]
+        if self.augmentation:
+            root = augment(root, generator=self.generator)
+            strip = augment(strip, generator=self.generator)
+        batch["observation"] = stack_frames(root, stacks)[:, 0]
+        batch["next_observation"] = stack_frames(strip, stacks)
+
+    def _autocast(self) -> torch.autocast:
+        device = self.parameters[0].device.type
+        return torch.autocast(device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def _backward(self, batch: TensorDict) -> dict[str, Tensor | float]:
+        """One backward pass of the weighted total."""
+        batch["task_weight"] = sample_weights(batch["task_id"], self.weights(), reduction=self.reduction)
+        with self._autocast():
+            losses = self.loss(batch)
+        total = sum(losses[key] for key in losses.keys() if key.startswith("loss_"))
+        self._check(total, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        return self._metrics(losses)
+
+    def _measured_backward(self, batch: TensorDict) -> dict[str, Tensor | float]:
+        """One backward pass a task; their weighted sum is the gradient, their cosines go to the task weights."""
+        weights = self.weights()
+        batch["task_weight"] = sample_weights(batch["task_id"], weights, reduction=self.reduction)
+        with self._autocast():
+            losses, logs = self.loss.task_losses(batch, len(self.tasks))
+        self._check(losses.sum(), batch)
+        gradients = task_gradients(losses, self.parameters)
+        counts = torch.bincount(batch["task_id"], minlength=len(self.tasks))
+        coefficients = task_coefficients(weights, counts, reduction=self.reduction)
+        set_combined_gradient(self.parameters, gradients, coefficients)
+        cosines = gradient_cosines(gradients)
+        present = {task: cosines[i] for i, task in enumerate(self.tasks) if i > 0 and counts[i] > 0}
+        assert self.task_weights is not None
+        self.task_weights.observe(present)
+        return self._metrics(logs) | {f"grad_cos/{task}": value for task, value in present.items()}
+
+    def _check(self, total: Tensor, batch: TensorDict) -> None:
+        if not torch.isfinite(total):
+            raise NonFiniteLoss(f"loss is {total.item()} at training step {self.steps}", batch)
+
+    @staticmethod
+    def _metrics(losses: TensorDictBase) -> dict[str, Tensor | float]:
+        names = {key: f"loss/{key.removeprefix('loss_')}" for key in losses.keys() if key.startswith("loss_")}
+        names |= {key: f"train/{key}" for key in losses.keys() if not key.startswith("loss_")}
+        return {name: losses[key].detach() for key, name in names.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, target, optimiser, task weights, counters and the augmentation's random state."""
+        return {
+            "steps": self.steps,
+            "model": self.loss.world_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "target": self.target.state_dict() if self.target is not None else {},
+            "task_weights": self.task_weights.state_dict() if self.task_weights is not None else {},
+            "generator": self.generator.get_state() if self.generator is not None else torch.empty(0),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.steps = int(state["steps"])
+        self.loss.world_model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.target is not None:
+            self.target.load_state_dict(state["target"])
+        if self.task_weights is not None:
+            self.task_weights.load_state_dict(state["task_weights"])
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])

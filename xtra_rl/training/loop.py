@@ -1,0 +1,141 @@
+"""The two training loops: online, with a fixed ratio of updates to environment steps, and offline."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xtra_rl.training.actor import Actor
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.learner import Learner
+
+
+@dataclass
+class Iteration:
+    """Where a training loop stands after an iteration.
+
+    Attributes:
+        env_steps: agent steps so far; 0 offline.
+        train_steps: optimiser steps so far.
+        metrics: of the last optimiser step, empty if there was none.
+        returns: raw scores of the games that ended in this iteration.
+        advanced: env steps of this iteration, or 1 for an optimiser step without any; they add up to the loop's length.
+    """
+
+    env_steps: int
+    train_steps: int
+    metrics: dict[str, Tensor | float] = field(default_factory=dict)
+    returns: list[float] = field(default_factory=list)
+    advanced: int = 1
+
+
+class Stopwatch:
+    """Seconds by phase since the last reading."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def time(self, phase: str, work: Callable[[], object]) -> object:
+        """Run ``work`` and add its wall time to ``phase``."""
+        start = time.perf_counter()
+        result = work()
+        self._seconds[phase] += time.perf_counter() - start
+        return result
+
+    def read(self) -> dict[str, float]:
+        """Seconds by phase since the last reading."""
+        out = dict(self._seconds)
+        self._seconds.clear()
+        return out
+
+
+def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str, Tensor | float]:
+    """Draw a batch, train on it, hand its priorities back."""
+    batch = watch.time("targets", source.sample)
+    metrics = watch.time("learn", lambda: learner.step(batch))  # type: ignore[arg-type]
+    source.update_priority(batch)  # type: ignore[arg-type]
+    return metrics  # type: ignore[return-value]
+
+
+def train_online(
+    actor: Actor,
+    source: BatchSource,
+    learner: Learner,
+    *,
+    env_steps: int,
+    warmup_steps: int,
+    replay_ratio: float = 1.0,
+    extra_train_steps: int = 0,
+    watch: Stopwatch | None = None,
+) -> Iterator[Iteration]:
+    """Act, then learn, in one thread: updates per environment step are a number, not a race.
+
+    Args:
+        actor, source, learner: the parts.
+        env_steps: agent steps to take in all environments together.
+        warmup_steps: agent steps before the first update.
+        replay_ratio: optimiser steps per agent step after that (1 as published).
+        extra_train_steps: optimiser steps after the last environment step (20,000 in XTRA's diverse-games results).
+        watch: collects wall time by phase.
+
+    Yields:
+        a :class:`Iteration` after every environment step of the batch, and after every extra optimiser step.
+
+    Raises:
+        ValueError: if a number is negative or there is nothing to do.
+    """
+    if env_steps < 1 or warmup_steps < 0 or replay_ratio < 0 or extra_train_steps < 0:
+        raise ValueError(
+            f"env_steps={env_steps}, warmup_steps={warmup_steps}, replay_ratio={replay_ratio},"
+            f" extra_train_steps={extra_train_steps}: expected at least one env step and nothing negative"
+        )
+    watch = watch or Stopwatch()
+    owed = 0.0
+    while actor.env_steps < env_steps:
+        returns = watch.time("act", actor.step)
+        metrics: dict[str, Tensor | float] = {}
+        owed += replay_ratio * actor.num_envs if actor.env_steps > warmup_steps else 0.0
+        while owed >= 1:
+            metrics = update(source, learner, watch)
+            owed -= 1
+        metrics = {**metrics, **actor.search_metrics}
+        yield Iteration(actor.env_steps, learner.steps, metrics, returns, actor.num_envs)  # type: ignore[arg-type]
+    for _ in range(extra_train_steps):
+        metrics = update(source, learner, watch)
+        yield Iteration(actor.env_steps, learner.steps, metrics)
+
+
+def train_offline(
+    source: BatchSource, learner: Learner, *, train_steps: int, watch: Stopwatch | None = None
+) -> Iterator[Iteration]:
+    """Learn from stored data alone.
+
+    Args:
+        source, learner: the parts.
+        train_steps: optimiser steps to take.
+        watch: collects wall time by phase.
+
+    Yields:
+        a :class:`Iteration` after every optimiser step.
+
+    Raises:
+        ValueError: if ``train_steps`` is not positive.
+    """
+    if train_steps < 1:
+        raise ValueError(f"train_steps is {train_steps}; expected at least 1")
+    watch = watch or Stopwatch()
+    while learner.steps < train_steps:
+        metrics = update(source, learner, watch)
+        yield Iteration(0, learner.steps, metrics)
+
+
+def scalars(metrics: dict[str, Tensor | float]) -> dict[str, float]:
+    """Plain floats, in one transfer from the device."""
+    tensors = {key: value for key, value in metrics.items() if isinstance(value, Tensor)}
+    stacked = torch.stack([value.float() for value in tensors.values()]).tolist() if tensors else []
+    return {**{k: float(v) for k, v in metrics.items() if k not in tensors}, **dict(zip(tensors, stacked))}

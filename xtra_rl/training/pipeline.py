@@ -1,0 +1,195 @@
+"""Which artifact comes from where: given by path, reused from the artifact folder, or built.
+
+An artifact is a directory that is named after a hash of the settings that make it. It is built in a hidden
+sibling and moved into place when complete, so a build that was killed is never taken for a finished one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from xtra_rl.training.files import config_sha256, read_json, to_plain, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl; two processes may then build the same artifact twice.
+    fcntl = None  # type: ignore[assignment]
+
+ArtifactKind = Literal["dataset", "teacher", "student"]
+KINDS: tuple[ArtifactKind, ...] = ("dataset", "teacher", "student")
+DESCRIPTION = "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An input that a pipeline resolved."""
+
+    kind: ArtifactKind
+    name: str
+    path: Path
+
+
+class Pipeline:
+    """Resolve the inputs of a recipe inside one artifact folder.
+
+    Args:
+        root: the artifact folder; holds ``datasets/``, ``teachers/`` and ``students/``.
+        scale: name of the scale; part of what makes an artifact, and of the announcements.
+
+    Example:
+        >>> import tempfile
+        >>> pipeline = Pipeline(tempfile.mkdtemp(), "smoke")
+        >>> def build(path):
+        ...     (path / "episodes.bin").write_bytes(b"")
+        >>> path = pipeline.resolve(
+        ...     "dataset", "pong", key={"episodes": 4}, build=build, announce=lambda text: None
+        ... )
+        >>> sorted(file.name for file in path.iterdir())
+        ['artifact.json', 'episodes.bin']
+    """
+
+    def __init__(self, root: str | os.PathLike[str], scale: str) -> None:
+        self.root = Path(root)
+        self.scale = scale
+        self.resolved: list[Artifact] = []
+
+    def resolve(
+        self,
+        kind: ArtifactKind,
+        name: str,
+        *,
+        given: str | os.PathLike[str] | None = None,
+        key: Mapping[str, Any],
+        build: Callable[[Path], None],
+        announce: Callable[[str], None],
+    ) -> Path:
+        """Path of an artifact that exists when this returns.
+
+        Args:
+            kind: what it is.
+            name: task or task set.
+            given: a path of the user's; used as it is.
+            key: all settings that make the artifact, plain values.
+            build: called with an empty folder to fill, only if no finished artifact has this key.
+            announce: called with one sentence: what is used or built, and why.
+
+        Raises:
+            ValueError: if ``given`` does not exist or is another kind of artifact.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r} is unknown; known kinds: {', '.join(KINDS)}")
+        if given is not None:
+            path = _check_given(kind, name, Path(given))
+            announce(f"{kind} {name}: using {path}")
+        else:
+            path = self._find_or_build(kind, name, to_plain({"scale": self.scale, **key}), build, announce)
+        self.resolved.append(Artifact(kind, name, path))
+        return path
+
+    def path_of(self, kind: ArtifactKind, name: str, key: Mapping[str, Any]) -> Path:
+        """Where the artifact with these settings is or will be."""
+        digest = config_sha256({"scale": self.scale, **key})[:8]
+        return self.root / f"{kind}s" / f"{name}-{digest}"
+
+    def _find_or_build(
+        self,
+        kind: ArtifactKind,
+        name: str,
+        key: dict[str, Any],
+        build: Callable[[Path], None],
+        announce: Callable[[str], None],
+    ) -> Path:
+        path = self.path_of(kind, name, key)
+        if _is_complete(path, key):
+            announce(f"{kind} {name}: reusing {path}")
+            return path
+        if path.exists():
+            raise ValueError(
+                f"{kind} {name}: {str(path)!r} exists but is not a finished {kind} ({DESCRIPTION} is "
+                "missing or of other settings); move it away, or pass the path of a finished one"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f".{path.name}.lock"), lambda: announce(_waiting(kind, name))):
+            if _is_complete(path, key):
+                announce(f"{kind} {name}: reusing {path}, which another process has just built")
+                return path
+            announce(f"{kind} {name}: building it at scale {self.scale}, because {_reason(path, name, key)}")
+            temporary = path.with_name(f".{path.name}.building")
+            # This process holds the lock, so what is there was left by a build that was killed.
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            try:
+                build(temporary)
+                write_json(temporary / DESCRIPTION, {"kind": kind, "name": name, "key": key})
+                os.replace(temporary, path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+
+def _check_given(kind: str, name: str, path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(
+            f"{kind} {name}: the path {str(path)!r} is not a directory; pass an existing one, or none to "
+            "have it built"
+        )
+    if not any(path.iterdir()):
+        raise ValueError(f"{kind} {name}: the directory {str(path)!r} is empty; pass a finished {kind}")
+    if (path / DESCRIPTION).is_file():
+        found = read_json(path / DESCRIPTION)["kind"]
+        if found != kind:
+            raise ValueError(f"{kind} {name}: {str(path)!r} is a {found}, but a {kind} was expected")
+    return path
+
+
+def _is_complete(path: Path, key: Mapping[str, Any]) -> bool:
+    return (path / DESCRIPTION).is_file() and read_json(path / DESCRIPTION)["key"] == key
+
+
+def _waiting(kind: str, name: str) -> str:
+    return f"{kind} {name}: waiting for another process that is building it"
+
+
+def _reason(path: Path, name: str, key: Mapping[str, Any]) -> str:
+    """Why nothing can be reused; compares with the most similar artifact of the same name."""
+    others = []
+    for folder in path.parent.glob(f"{name}-*"):
+        if (folder / DESCRIPTION).is_file():
+            description = read_json(folder / DESCRIPTION)
+            if description["name"] == name:
+                others.append((len(_differences(description["key"], key)), folder.name, description["key"]))
+    if not others:
+        return f"there is none in {path.parent}"
+    _, folder_name, other_key = min(others, key=lambda other: other[:2])
+    settings = "; ".join(_differences(other_key, key))
+    return f"the settings of {folder_name} differ: {settings}"
+
+
+def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    result = []
+    for name in [*wanted, *(name for name in there if name not in wanted)]:
+        old, new = there.get(name), wanted.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            result += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            result.append(f"{prefix}{name} is {old!r} there and {new!r} here")
+    return result
+
+
+@contextlib.contextmanager
+def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock that the operating system releases when the process ends, however it ends."""
+    with open(path, "w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

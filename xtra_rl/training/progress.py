@@ -1,0 +1,182 @@
+"""One progress display for every long loop: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Generic, Protocol, TextIO, TypeVar
+
+T = TypeVar("T")
+
+
+class _Display(Protocol):
+    n: int
+
+    def update(self, n: int) -> Any: ...
+    def set_postfix(self, **values: Any) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Progress(Generic[T]):
+    """A progress display that is iterated over or moved by hand; made by :func:`progress`."""
+
+    def __init__(self, iterable: Iterable[T] | None, display: _Display) -> None:
+        self._iterable = iterable
+        self._display = display
+
+    @property
+    def n(self) -> int:
+        """Units done so far."""
+        return self._display.n
+
+    def update(self, n: int = 1) -> None:
+        """Advance by ``n`` units."""
+        self._display.update(n)
+
+    def set_postfix(self, **values: Any) -> None:
+        """Show these values behind the rate until the next call."""
+        self._display.set_postfix(**values)
+
+    def close(self) -> None:
+        """Show the final state; further calls do nothing."""
+        self._display.close()
+
+    def __iter__(self) -> Iterator[T]:
+        if self._iterable is None:
+            raise ValueError(
+                "this progress was given a total, not an iterable; call update(n), or pass the iterable"
+            )
+        with self:
+            for item in self._iterable:
+                yield item
+                self.update(1)
+
+    def __enter__(self) -> Progress[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def progress(
+    iterable_or_total: Iterable[T] | int | None,
+    *,
+    description: str,
+    unit: str,
+    total: int | None = None,
+    disable: bool | None = None,
+    file: TextIO | None = None,
+    line_interval: float = 10.0,
+) -> Progress[T]:
+    """Show the rate and the remaining time of a loop.
+
+    In a terminal this is a tqdm bar. Where the output is a file or a pipe (CI, nohup), a plain line is
+    written at most every ``line_interval`` seconds, and one at the end.
+
+    Args:
+        iterable_or_total: what to iterate over, or the number of units for a display moved by ``update(n)``;
+            ``None`` where the number is not known.
+        description: what is being done, e.g. ``"finetune assault"``.
+        unit: name of one unit, e.g. ``"step"``.
+        total: number of units, where the iterable has no length.
+        disable: show nothing. ``None`` asks the environment variable ``TQDM_DISABLE``.
+        file: where to write; default standard error.
+        line_interval: seconds between two plain lines.
+
+    Example:
+        >>> with progress(3, description="count", unit="step", disable=True) as bar:
+        ...     for _ in range(3):
+        ...         bar.update()
+        ...     bar.n
+        3
+    """
+    iterable: Iterable[T] | None = None
+    if iterable_or_total is None or isinstance(iterable_or_total, int):
+        total = iterable_or_total if total is None else total
+    else:
+        iterable = iterable_or_total
+        if total is None and isinstance(iterable, Sized):
+            total = len(iterable)
+    if disable is None:
+        disable = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes", "on")
+
+    file = sys.stderr if file is None else file
+    display: _Display
+    if disable:
+        display = _Silent()
+    elif getattr(file, "isatty", lambda: False)():
+        from tqdm.auto import tqdm
+
+        display = tqdm(total=total, desc=description, unit=unit, file=file, dynamic_ncols=True)
+    else:
+        display = _Lines(total, description=description, unit=unit, file=file, interval=line_interval)
+    return Progress(iterable, display)
+
+
+class _Silent:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+    def set_postfix(self, **values: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Lines:
+    """Plain lines for logs, with the rate of the recent past (a loop changes speed when learning starts)."""
+
+    def __init__(
+        self, total: int | None, *, description: str, unit: str, file: TextIO, interval: float
+    ) -> None:
+        self.n = 0
+        self._total = total
+        self._description, self._unit = description, unit
+        self._file, self._interval = file, interval
+        self._postfix = ""
+        self._start = self._last_time = time.monotonic()
+        self._last_n = 0
+        self._closed = False
+
+    def update(self, n: int) -> None:
+        self.n += n
+        now = time.monotonic()
+        elapsed = now - self._last_time
+        if elapsed >= self._interval:
+            self._write((self.n - self._last_n) / elapsed)
+            self._last_time, self._last_n = now, self.n
+
+    def set_postfix(self, **values: Any) -> None:
+        self._postfix = "".join(
+            f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
+            for name, value in values.items()
+        )
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            elapsed = time.monotonic() - self._start
+            self._write(self.n / max(elapsed, 1e-9), f", took {_duration(elapsed)}")
+
+    def _write(self, rate: float, ending: str = "") -> None:
+        count = f"{self.n}" if self._total is None else f"{self.n}/{self._total}"
+        share = f" ({self.n / self._total:.0%})" if self._total else ""
+        left = ""
+        if self._total and not ending and rate > 0:
+            left = f", {_duration(max(self._total - self.n, 0) / rate)} left"
+        speed = f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"
+        state = f"{count} {self._unit}{share}, {speed} {self._unit}/s{left}{ending}{self._postfix}"
+        self._file.write(f"{self._description}: {state}\n")
+        self._file.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

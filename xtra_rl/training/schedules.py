@@ -1,0 +1,88 @@
+"""Numbers that change over training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+def piecewise(step: int, values: Mapping[float, float]) -> float:
+    """Value of the last threshold that ``step`` has reached.
+
+    Example:
+        >>> piecewise(70_000, {0: 1.0, 60_000: 0.5, 90_000: 0.25})
+        0.5
+    """
+    return next(value for start, value in sorted(values.items(), reverse=True) if step >= start)
+
+
+def linear(step: int, start: float, end: float, steps: int) -> float:
+    """Linear from ``start`` to ``end`` over ``steps``, then constant.
+
+    Example:
+        >>> linear(60_000, 0.4, 1.0, 120_000)
+        0.7
+    """
+    return start + (end - start) * min(max(step / max(steps, 1), 0.0), 1.0)
+
+
+def warmup_factor(
+    step: int,
+    *,
+    warmup_steps: int,
+    decay: Literal["step", "cosine", "none"] = "step",
+    decay_steps: int = 100_000,
+    decay_rate: float = 0.1,
+) -> float:
+    """Factor on the learning rate: linear from 0 over the warm-up, then constant with decay.
+
+    EfficientZero: warm-up over 1,000 steps (step 0 has rate 0), then times 0.1 every 100,000 steps counted after it.
+
+    Args:
+        step: training step, from 0.
+        warmup_steps: length of the warm-up.
+        decay: ``"step"``; ``"cosine"``, to 0 at ``decay_steps`` after the warm-up; or ``"none"``.
+        decay_steps, decay_rate: of the step decay.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    since = step - warmup_steps
+    if decay == "step":
+        return decay_rate ** (since // decay_steps)
+    if decay == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(since / decay_steps, 1.0)))
+    return 1.0
+
+
+def make_optimizer(
+    module: nn.Module,
+    *,
+    name: Literal["sgd", "adamw"] = "sgd",
+    lr: float = 0.2,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+) -> torch.optim.Optimizer:
+    """Optimiser over the parameters that train: SGD with momentum as published, or AdamW for short runs.
+
+    Raises:
+        ValueError: if ``name`` is unknown, ``lr`` is not positive or everything is frozen.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if lr <= 0:
+        raise ValueError(f"lr is {lr}; expected a positive learning rate")
+    if not parameters:
+        raise ValueError("every component is frozen, so nothing can be trained; name fewer in freeze=[...]")
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    raise ValueError(f"optimiser name is {name!r}; expected 'sgd' or 'adamw'")
+
+
+def lr_scheduler(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning-rate schedule from a factor of the step, e.g. :func:`warmup_factor`."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,17 @@
+"""Cross-task transfer: task weights from gradient agreement, component transfer and freezing."""
+
+from xtra_rl.transfer.components import TransferReport, freeze_components, transfer_components
+from xtra_rl.transfer.gradients import gradient_cosines, set_combined_gradient, task_gradients
+from xtra_rl.transfer.task_weights import TaskWeightScheduler, sample_weights, task_coefficients
+
+__all__ = [
+    "TaskWeightScheduler",
+    "TransferReport",
+    "freeze_components",
+    "gradient_cosines",
+    "sample_weights",
+    "set_combined_gradient",
+    "task_coefficients",
+    "task_gradients",
+    "transfer_components",
+]

@@ -1,0 +1,68 @@
+"""Per-task gradients from one shared forward, and how well they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[list[Tensor]]:
+    """Gradient of each task's loss: one backward pass a task over the same graph.
+
+    Args:
+        losses: ``[M]``, from :meth:`~xtra_rl.objectives.muzero.MuZeroLoss.task_losses`.
+        parameters: those to differentiate; one that a loss does not reach gets zeros.
+
+    Returns:
+        M lists of tensors like ``parameters``.
+    """
+    gradients = []
+    for i in range(losses.numel()):
+        keep_graph = i + 1 < losses.numel()
+        found = torch.autograd.grad(losses[i], parameters, retain_graph=keep_graph, allow_unused=True)
+        pairs = zip(parameters, found, strict=True)
+        gradients.append([torch.zeros_like(p) if g is None else g for p, g in pairs])
+    return gradients
+
+
+def gradient_cosines(gradients: Sequence[Sequence[Tensor]], target: int = 0) -> Tensor:
+    """Cosine between every task's gradient and the target task's, over all parameters, ``[M]``.
+
+    XTRA (arXiv 2210.10763) eq. 2. A zero gradient has cosine 0.
+
+    Args:
+        gradients: from :func:`task_gradients`.
+        target: index of the target task; its own entry is 1.
+
+    Example:
+        >>> gradient_cosines([[torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 1.0])]])
+        tensor([1.0000, 0.7071])
+    """
+    norms = torch.stack([_norm(gradient) for gradient in gradients])
+    dots = torch.stack([_dot(gradient, gradients[target]) for gradient in gradients])
+    return dots / (norms * norms[target]).clamp(min=1e-12)
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
+
+
+def _norm(gradient: Sequence[Tensor]) -> Tensor:
+    return _dot(gradient, gradient).sqrt()
+
+
+def set_combined_gradient(
+    parameters: Sequence[nn.Parameter], gradients: Sequence[Sequence[Tensor]], coefficients: Tensor
+) -> None:
+    """Write ``sum_i coefficients[i] * gradients[i]`` into ``.grad``, so that measuring costs no further backward pass.
+
+    Args:
+        parameters: whose ``.grad`` is replaced.
+        gradients: from :func:`task_gradients`.
+        coefficients: ``[M]``, from :func:`~xtra_rl.transfer.task_weights.task_coefficients`.
+    """
+    for i, parameter in enumerate(parameters):
+        stacked = torch.stack([gradient[i] for gradient in gradients])
+        parameter.grad = torch.tensordot(coefficients.to(stacked.dtype), stacked, dims=1)
