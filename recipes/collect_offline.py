@@ -1,6 +1,6 @@
 """Offline data of one game: train EfficientZero from scratch, let its checkpoints play, store the episodes.
 
-XTRA (arXiv 2210.10763) appendix F: 12 checkpoints, 64 evaluation episodes from each. Needs nothing from before. Commands:
+XTRA (arXiv 2210.10763) appendix F: 12 checkpoints, 64 evaluation episodes from each. Needs no input. Commands:
 
     python recipes/collect_offline.py target=phoenix
     python recipes/collect_offline.py target=phoenix scale=laptop seed=1
@@ -44,7 +44,12 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
         sticky=cfg.env.sticky,
         grayscale=cfg.env.grayscale,
         env_settings={"noop_max": cfg.env.noop_max, "max_frames": cfg.env.max_frames},
-        provenance={"recipe": "collect_offline", "scale": cfg.scale, "seed": cfg.seed, **common.plain(settings)},
+        provenance={
+            "recipe": "collect_offline",
+            "scale": cfg.scale,
+            "seed": cfg.seed,
+            **common.plain(settings),
+        },
     )
     loop = train_online(
         actor,
@@ -74,7 +79,9 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
                     num_envs=cfg.eval.num_envs,
                     checkpoint=step,
                 )
-                rows.append({"checkpoint": step, "episodes": len(returns), "mean return": sum(returns) / len(returns)})
+                rows.append(
+                    {"checkpoint": step, "episodes": len(returns), "mean return": sum(returns) / len(returns)}
+                )
     common.save(path / "collector", cfg, model, "collect", [task])
     common.say(f"{task}: {writer.num_transitions} transitions in {writer.num_episodes} episodes")
     common.say(format_table(rows))

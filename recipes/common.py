@@ -44,7 +44,9 @@ def launch(main: Callable[[], None]) -> None:
         sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a not in given), f"scale={scale}"]
         if not {"-h", "--help", "--cfg", "-c", "--hydra-help", "--info"} & set(sys.argv):
             found = "a GPU" if scale == "workstation" else "no GPU"
-            print(f"scale=auto: found {found}, so scale={scale} (others: {', '.join(SCALES[:-1])})", flush=True)
+            print(
+                f"scale=auto: found {found}, so scale={scale} (others: {', '.join(SCALES[:-1])})", flush=True
+            )
     main()
 
 
@@ -116,7 +118,9 @@ def cross_tasks_of(cfg: DictConfig) -> list[str]:
     if cfg.cross_tasks is not None:
         tasks = [get_task(name).name for name in cfg.cross_tasks]
         if target in tasks or len(set(tasks)) < len(tasks) or not tasks:
-            raise ValueError(f"cross_tasks is {tasks}; expected at least one task, each once, without target {target!r}")
+            raise ValueError(
+                f"cross_tasks is {tasks}; expected at least one task, each once, without target {target!r}"
+            )
         return tasks
     name = cfg.task_set or get_task(target).category
     return list(task_set(name, without=target))[: cfg.num_cross_tasks]
@@ -186,7 +190,9 @@ def reanalyze_targets(
     planner = build_planner(cfg, target.module, "reanalyze", task, *names)
     mask = get_task(task).action_mask.to(device_of(cfg))
     options = plain(cfg.targets) | changes
-    return ReanalyzeTargets(planner, mask, discount=cfg.search.discount, frame_stack=cfg.env.frame_stack, **options)
+    return ReanalyzeTargets(
+        planner, mask, discount=cfg.search.discount, frame_stack=cfg.env.frame_stack, **options
+    )
 
 
 def teacher_targets(cfg: DictConfig, model: WorldModel) -> TeacherTargets:
@@ -232,7 +238,12 @@ def build_learner(
 
 
 def offline_buffer(
-    cfg: DictConfig, path: str | Path, task: str, *, columns: tuple[str, ...], provenance: dict[str, Any] | None = None
+    cfg: DictConfig,
+    path: str | Path,
+    task: str,
+    *,
+    columns: tuple[str, ...],
+    provenance: dict[str, Any] | None = None,
 ) -> TrajectoryReplayBuffer:
     """Replay of a stored dataset, checked against the frames of this config."""
     dataset = TrajectoryDataset(path)
@@ -296,16 +307,24 @@ def check_fits(cfg: DictConfig, model: WorldModel, task: TaskSpec) -> None:
         "frame_stack": cfg.env.frame_stack,
         "num_actions": task.num_actions,
     }
-    wrong = {name: (model.config[name], value) for name, value in wanted.items() if model.config[name] != value}
+    wrong = {
+        name: (model.config[name], value) for name, value in wanted.items() if model.config[name] != value
+    }
     if wrong:
-        text = ", ".join(f"{name} {has} and the config asks for {asks}" for name, (has, asks) in wrong.items())
-        raise ValueError(f"the checkpoint was trained with {text}; pass the scale or env settings it was trained with")
+        text = ", ".join(
+            f"{name} {has} and the config asks for {asks}" for name, (has, asks) in wrong.items()
+        )
+        raise ValueError(
+            f"the checkpoint was trained with {text}; pass the scale or env settings it was trained with"
+        )
 
 
 def throughput(watch: Stopwatch, train_steps: int) -> dict[str, float]:
     """Milliseconds per training step by phase, since the last call."""
     seconds = watch.read()
-    return {f"throughput/{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in seconds.items()}
+    return {
+        f"throughput/{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in seconds.items()
+    }
 
 
 def stop_on_bad_loss(
@@ -345,7 +364,9 @@ def build_online(
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
     buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)
-    targets = {task: reanalyze_targets(cfg, target, task, stage)} | dict.fromkeys(cross, teacher_targets(cfg, model))
+    targets = {task: reanalyze_targets(cfg, target, task, stage)} | dict.fromkeys(
+        cross, teacher_targets(cfg, model)
+    )
     learner = build_learner(
         cfg,
         model,

@@ -1,7 +1,7 @@
 """A student of several games, distilled from one teacher per game.
 
-XTRA (arXiv 2210.10763) section 3.1, stage 1b: uniform over tasks, the teachers' policies and n-step values bootstrapped from
-the teachers as targets. Datasets and teachers are made first if they are missing. Commands:
+XTRA (arXiv 2210.10763) section 3.1, stage 1b: uniform over tasks; the targets are the teachers' policies and n-step
+values bootstrapped from the teachers. Datasets and teachers are made first if they are missing. Commands:
 
     python recipes/distill.py target=alien task_set=maze          every maze but the target
     python recipes/distill.py cross_tasks=[carnival,phoenix]

@@ -59,7 +59,9 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
 @common.friendly
 def main(cfg: DictConfig) -> None:
     if cfg.checkpoint is None:
-        raise ValueError("checkpoint is missing; pass a model directory, e.g. checkpoint=runs/xtra_finetune/.../model")
+        raise ValueError(
+            "checkpoint is missing; pass a model directory, e.g. checkpoint=runs/xtra_finetune/.../model"
+        )
     evaluate(cfg, Path(cfg.checkpoint))
 
 

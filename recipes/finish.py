@@ -51,7 +51,9 @@ def score_table(suite_task: str, summary: dict[str, Any], normalise: Any) -> str
     for label, key in (("at start", "start/returns"), ("at end", "eval/returns")):
         for mode, returns in summary[key].items():
             mean = sum(returns) / len(returns)
-            rows.append({"agent": label, "mode": mode, "mean return": mean, "human-normalised": normalise(mean)})
+            rows.append(
+                {"agent": label, "mode": mode, "mean return": mean, "human-normalised": normalise(mean)}
+            )
     return f"{suite_task}\n" + format_table(rows)
 
 
@@ -77,11 +79,19 @@ def finish(
     for picture in pictures:
         logger.log_figure(picture.stem, picture, env_step=summary["env_steps"])
     frames = suite.history[-1][1][suite.modes[-1]].frames
-    video = logger.log_video("final", frames, VIDEO_FPS, env_step=summary["env_steps"]) if frames is not None else None
+    video = (
+        logger.log_video("final", frames, VIDEO_FPS, env_step=summary["env_steps"])
+        if frames is not None
+        else None
+    )
     common.say("\n" + score_table(suite.task, summary, suite.human_normalized))
-    common.say(f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000.")
+    common.say(
+        f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000."
+    )
     if cfg.scale in ("smoke", "quick"):
-        common.say(f"scale={cfg.scale} shows the machinery at work; its budgets are too small to measure transfer.")
+        common.say(
+            f"scale={cfg.scale} shows the machinery at work; its budgets are too small to measure transfer."
+        )
     common.say(f"\nrun       {run.path}\nmodel     {summary['checkpoint']}")
     for path in [*pictures, *([video] if video else [])]:
         common.say(f"{'video' if path == video else 'picture':<9} {path}")

@@ -12,7 +12,18 @@ from xtra_rl.recipes import common
 from xtra_rl.training.pipeline import ArtifactKind, Pipeline
 
 #: What decides an artifact, by stage: a change of any of these keys makes a new one.
-SHARED_KEYS = ("seed", "env", "model", "search", "targets", "target_interval", "target_lag", "loss", "optim", "augmentation")
+SHARED_KEYS = (
+    "seed",
+    "env",
+    "model",
+    "search",
+    "targets",
+    "target_interval",
+    "target_lag",
+    "loss",
+    "optim",
+    "augmentation",
+)
 SHARED_KEYS += ("replay", "batch_size")
 
 
@@ -20,8 +31,8 @@ class Inputs:
     """Datasets, teachers and students of one config.
 
     Args:
-        cfg: of any recipe; ``datasets``, ``teachers`` and ``student`` give inputs by path, ``artifacts`` is where the others
-            are looked for and built, with the recipe's own scale.
+        cfg: of any recipe; ``datasets``, ``teachers`` and ``student`` give inputs by path, ``artifacts`` is where the
+            others are looked for and built, with the recipe's own scale.
     """
 
     def __init__(self, cfg: DictConfig) -> None:

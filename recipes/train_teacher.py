@@ -1,7 +1,7 @@
 """A teacher of one game: EfficientZero trained offline, by reanalysis, on the game's dataset alone.
 
-XTRA (arXiv 2210.10763) section 3.1, stage 1a. Its predictions are stored beside the data for the student. The dataset is
-collected first if it is missing. Commands:
+XTRA (arXiv 2210.10763) section 3.1, stage 1a. Its predictions are stored beside the data for the student. The dataset
+is collected first if it is missing. Commands:
 
     python recipes/train_teacher.py target=phoenix
     python recipes/train_teacher.py target=phoenix datasets.phoenix=PATH teacher.annotation=search
@@ -22,9 +22,9 @@ from xtra_rl.recipes import common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.files import path_sha256
 from xtra_rl.training.loop import train_offline
 from xtra_rl.training.progress import progress
-from xtra_rl.training.files import path_sha256
 
 
 def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None:

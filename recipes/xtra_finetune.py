@@ -1,8 +1,8 @@
 """XTRA: learn a new game online, starting from a student of other games and training on those games beside it.
 
 arXiv 2210.10763, stage 2. Datasets, teachers and the student are used if given or found, and built at the same scale
-if missing, so this one command runs the whole method. Needs: minutes on two CPU cores at scale=quick (the default without a
-GPU); a GPU from scale=workstation on. Commands:
+if missing, so this one command runs the whole method. Needs: minutes on two CPU cores at scale=quick (the default
+without a GPU); a GPU from scale=workstation on. Commands:
 
     python recipes/xtra_finetune.py
     python recipes/xtra_finetune.py target=assault task_set=shooter scale=laptop seed=1 logger=[csv,wandb]
@@ -51,7 +51,9 @@ def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldMo
     return model
 
 
-def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated) -> dict[str, Any]:
+def train(
+    cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated
+) -> dict[str, Any]:
     """Finetune online with the cross tasks beside the target; returns the summary."""
     settings, started = cfg.finetune, time.time()
     scheduler = TaskWeightScheduler(list(datasets), **common.plain(cfg.task_weight_schedule))
@@ -89,13 +91,19 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
                     metrics = scalars(now.metrics) | common.throughput(watch, now.train_steps - logged)
                     logged = now.train_steps
                     if scheduler is not None:
-                        metrics |= {f"task_weight/{task}": weight for task, weight in scheduler.weights.items()}
+                        metrics |= {
+                            f"task_weight/{task}": weight for task, weight in scheduler.weights.items()
+                        }
                     logger.log(metrics, **position)
-                    bar.set_postfix(value=round(metrics["loss/value"], 3), policy=round(metrics["loss/policy"], 3))
+                    bar.set_postfix(
+                        value=round(metrics["loss/value"], 3), policy=round(metrics["loss/policy"], 3)
+                    )
                 if due <= now.env_steps < settings.env_steps:
                     due += cfg.eval.every
                     logger.log(suite.play(now.env_steps), **position)
-                    common.save(run.checkpoints / f"step-{now.env_steps}", cfg, model, "finetune", [target, *datasets])
+                    common.save(
+                        run.checkpoints / f"step-{now.env_steps}", cfg, model, "finetune", [target, *datasets]
+                    )
 
         metrics = suite.play(actor.env_steps, record_frames=cfg.eval.video_steps)
         logger.log(metrics, env_step=actor.env_steps, train_step=learner.steps)

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from torchrl.envs.utils import check_env_specs
+from torchrl.envs.utils import check_env_specs, step_mdp
 
 from xtra_rl.envs import make_atari_env
 
@@ -101,6 +101,26 @@ def test_every_game_starts_with_1_to_30_no_ops():
     # 288 uniform draws of 1..30 have mean 15.5 with a standard error of 8.66 / sqrt(288) = 0.51.
     assert abs(starts.float().mean() - 15.5) < 3 * 0.51
     assert len({tuple(column) for column in starts.T.tolist()}) == 3
+
+
+@pytest.mark.parametrize("action", [-1, 18])
+def test_unknown_action_is_refused_instead_of_hanging_the_emulator(action):
+    env = make_atari_env("pong", 2, **SMALL)
+    root = env.reset()
+    root["action"] = torch.tensor([0, action])
+    with pytest.raises(ValueError, match=r"action must be ids in 0\.\.17, got \[0, "):
+        env.step(root)
+
+
+def test_reset_returns_the_game_that_the_emulator_has_already_started():
+    env = make_atari_env("pong", 2, max_frames=8, **SMALL)
+    root = env.reset()
+    for _ in range(4):
+        root["action"] = torch.zeros(2, dtype=torch.int64)
+        step = env.step(root)
+        frames = env.base_env.episode_frames
+        root = env.maybe_reset(step_mdp(step))
+        assert torch.equal(env.base_env.episode_frames, frames)
 
 
 def test_no_op_starts_can_be_switched_off():

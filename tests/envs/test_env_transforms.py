@@ -14,7 +14,10 @@ from xtra_rl.envs import LegalActions, LifeLoss, StackFrames, StepLimit, make_at
 
 
 class Counter(EnvBase):
-    """A frame shows the age of its game in steps; action 1 ends the game, action 2 loses one of 3 lives."""
+    """A frame shows the age of its game in steps.
+
+    Action 1 ends the game, 2 loses one of 3 lives, 3 sets the lives to 0 without an end, 4 wins a life.
+    """
 
     def __init__(self, num_envs: int) -> None:
         super().__init__(batch_size=[num_envs])
@@ -25,7 +28,7 @@ class Counter(EnvBase):
             lives=Unbounded(shape=(num_envs,), dtype=torch.int32),
             shape=(num_envs,),
         )
-        self.action_spec = Categorical(3, shape=(num_envs,), dtype=torch.int64)
+        self.action_spec = Categorical(5, shape=(num_envs,), dtype=torch.int64)
         self.reward_spec = Unbounded(shape=(num_envs, 1), dtype=torch.float32)
         flag = Binary(shape=(num_envs, 1), dtype=torch.bool)
         self.done_spec = Composite(done=flag, terminated=flag.clone(), shape=(num_envs,))
@@ -53,8 +56,9 @@ class Counter(EnvBase):
     def _step(self, tensordict):
         action = tensordict["action"]
         self.age = self.age + 1
-        self.lives = self.lives - (action == 2).to(torch.int32)
-        terminated = ((action == 1) | (self.lives == 0)).unsqueeze(-1)
+        lives = self.lives + (action == 4).to(torch.int32) - (action == 2).to(torch.int32)
+        self.lives = lives.masked_fill(action == 3, 0)
+        terminated = ((action == 1) | (lives == 0)).unsqueeze(-1)
         return self._result(terminated, reward=torch.ones(*self.batch_size, 1))
 
 
@@ -94,6 +98,12 @@ def test_stack_restarts_at_a_lost_life_with_the_frame_after_it():
     assert steps[-1][1]["observation"].flatten(1).tolist() == [[0, 0, 0], [3, 4, 5]]
 
 
+def test_won_lives_and_a_count_of_zero_are_not_losses():
+    steps = _walk(_counter(LifeLoss()), [[4, 3], [2, 0]])
+    lost = [step["next", "end-of-life"].flatten().tolist() for step, _ in steps]
+    assert lost == [[False, False], [True, False]]
+
+
 def test_life_loss_rule_tolerates_games_that_start_with_zero_lives():
     # Amidar and Carnival report 0 lives right after a reset and more a step later.
     env = make_atari_env("amidar", image_size=12, grayscale=True, num_threads=1)
@@ -122,7 +132,7 @@ def test_step_limit_leaves_a_true_end_terminated():
 
 
 def test_specs_of_all_transforms_hold():
-    mask = torch.tensor([True, False, True])
+    mask = torch.tensor([True, False, True, False, True])
     env = _counter(StepLimit(4), LegalActions(mask), LifeLoss(), StackFrames(3))
     check_env_specs(env)
     assert env.reset()["action_mask"].tolist() == [mask.tolist()] * 2

@@ -65,3 +65,8 @@ def test_cross_entropy_equals_the_one_written_out():
 def test_support_must_be_positive():
     with pytest.raises(ValueError, match="support size is 0"):
         Support(0)
+
+
+def test_nan_gives_a_nan_loss_and_not_an_index_error():
+    losses = Support(5).cross_entropy(torch.zeros(2, 11), torch.tensor([float("nan"), 1.0]))
+    assert losses.isnan().tolist() == [True, False]

@@ -29,7 +29,9 @@ def small_model(**overrides):
 
 
 @pytest.mark.parametrize(
-    ("num_blocks", "representation"), [(1, 318_016), (4, 1_039_552)], ids=["EfficientZero-S", "EfficientZero-L"]
+    ("num_blocks", "representation"),
+    [(1, 318_016), (4, 1_039_552)],
+    ids=["EfficientZero-S", "EfficientZero-L"],
 )
 def test_parameter_counts_are_the_published_ones(num_blocks, representation):
     model = make_world_model(num_blocks=num_blocks)

@@ -32,8 +32,12 @@ def test_untrained_model_pays_the_entropy_of_a_uniform_guess():
     """K+1 policies over A actions, K+1 values and K rewards over S bins; divided by K, with the coefficients."""
     losses = MuZeroLoss(make_world_model(**SIZES))(batch())
     log = torch.log
-    assert losses["loss_policy"].item() == pytest.approx((K + 1) / K * log(torch.tensor(float(A))).item(), rel=1e-4)
-    assert losses["loss_value"].item() == pytest.approx(0.25 * (K + 1) / K * log(torch.tensor(11.0)).item(), rel=1e-4)
+    assert losses["loss_policy"].item() == pytest.approx(
+        (K + 1) / K * log(torch.tensor(float(A))).item(), rel=1e-4
+    )
+    assert losses["loss_value"].item() == pytest.approx(
+        0.25 * (K + 1) / K * log(torch.tensor(11.0)).item(), rel=1e-4
+    )
     assert losses["loss_reward"].item() == pytest.approx(log(torch.tensor(11.0)).item(), rel=1e-4)
 
 
@@ -115,7 +119,7 @@ def test_task_losses_are_means_over_each_task_and_add_up_to_the_whole():
 
 
 def test_consistency_rewards_the_latents_of_the_real_frames():
-    """Predicted and encoded latents of an identical, motionless world agree once trained on: the loss falls to -coef."""
+    """Predicted and encoded latents of a motionless world agree once trained on: the loss falls towards -coef."""
     torch.manual_seed(1)
     loss = make_loss(policy_coef=0.0, value_coef=0.0, reward_coef=0.0)
     data = batch(32)
@@ -159,14 +163,16 @@ def test_joint_statistics_change_batchnorm_only():
 
 
 def test_long_unroll_restarts_the_value_prefix_as_the_targets_do():
-    """With horizon 2 the LSTM sees at most two steps: prefix logits at step 3 do not depend on the first action's state."""
+    """With horizon 2 the LSTM sees at most two steps: the state is zero at the root and again at step 3."""
     model = make_world_model(**SIZES, value_prefix_horizon=2)
     torch.nn.init.normal_(model.dynamics.reward_head.out[-1].weight)
     model.eval()
     loss = MuZeroLoss(model)
     states = []
     step = model.step
-    model.step = lambda latent, action, state: states.append(state[0].abs().sum().item()) or step(latent, action, state)
+    model.step = lambda latent, action, state: (
+        states.append(state[0].abs().sum().item()) or step(latent, action, state)
+    )
     loss(batch())
     assert [value == 0 for value in states] == [True, False, True]
 
@@ -200,7 +206,8 @@ def test_overfitted_batch_loses_its_losses():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"value_coef": -1}, "value_coef is -1"), ({"reduction": "max"}, "reduction is 'max'")]
+    ("options", "message"),
+    [({"value_coef": -1}, "value_coef is -1"), ({"reduction": "max"}, "reduction is 'max'")],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

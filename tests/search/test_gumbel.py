@@ -90,3 +90,18 @@ def test_action_weights_of_illegal_actions_are_zero():
     assert result.action_weights[0, [0, 3]].tolist() == [0.0, 0.0]
     assert result.visit_counts[0, [0, 3]].tolist() == [0, 0]
     assert result.action_weights.sum().item() == pytest.approx(1.0)
+
+
+def test_a_legal_action_without_prior_is_visited_before_an_illegal_one():
+    # Both score -1e9, the floor of root scores; only the mask keeps illegal action 0 from winning the tie.
+    logits = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])
+    invalid = torch.tensor([[True, False, False, True]])
+    result = gumbel_search(
+        logits,
+        torch.zeros(1),
+        torch.zeros(1, 1),
+        one_step_bandit,
+        num_simulations=2,
+        invalid_actions=invalid,
+    )
+    assert result.visit_counts.tolist() == [[0, 1, 1, 0]]

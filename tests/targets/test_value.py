@@ -81,7 +81,9 @@ def test_age_shortens_the_horizon_as_published():
 def test_window_that_is_too_short_is_refused():
     reward, value, mask, terminated = window()
     with pytest.raises(ValueError, match="the window has 4 transitions"):
-        n_step_values(reward, value, mask, terminated, td_steps=torch.tensor([1]), unroll_steps=4, discount=GAMMA)
+        n_step_values(
+            reward, value, mask, terminated, td_steps=torch.tensor([1]), unroll_steps=4, discount=GAMMA
+        )
 
 
 def test_equals_a_plain_loop_on_random_windows():

@@ -125,6 +125,14 @@ def test_a_model_is_replaced_by_a_later_one(saved):
     assert [p.name for p in path.parent.iterdir()] == ["model"]
 
 
+def test_a_folder_with_other_files_is_not_replaced_by_a_model(saved):
+    path, _ = saved
+    (path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="holds 'thesis.tex' and would be replaced as a whole"):
+        save_model(path, network(), config={}, metadata={})
+    assert (path / "thesis.tex").exists()
+
+
 def train_a_little(model, optimiser):
     for _ in range(3):
         optimiser.zero_grad()

@@ -26,7 +26,10 @@ def model(seed, **overrides):
 
 
 def same(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left.state_dict().values(), right.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(left.state_dict().values(), right.state_dict().values(), strict=True)
+    )
 
 
 def test_named_components_are_copied_with_their_batchnorm_statistics_and_the_others_are_not():
@@ -50,7 +53,9 @@ def test_named_components_are_copied_with_their_batchnorm_statistics_and_the_oth
 def test_model_of_another_size_is_refused_and_nothing_is_copied():
     source, target = model(0, lstm_hidden=12), model(1)
     before = target.representation.state_dict()["stem.0.weight"].clone()
-    with pytest.raises(ValueError, match=r"dynamics of the pretrained model differs.*lstm.*\(48, .*leave 'dynamics' out"):
+    with pytest.raises(
+        ValueError, match=r"dynamics of the pretrained model differs.*lstm.*\(48, .*leave 'dynamics' out"
+    ):
         transfer_components(source, target)
     assert torch.equal(before, target.representation.state_dict()["stem.0.weight"])
 

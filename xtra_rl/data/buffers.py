@@ -42,8 +42,8 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         scratch_dir: folder of the memory-mapped rows, kept after the buffer is gone; None makes a temporary
             one that goes with the buffer. It is scratch: :meth:`dumps` is what saves a buffer.
         memmap: False keeps the rows in memory, for small buffers.
-        reuse_memory: True writes the ``pixels`` of each batch over those of the last one. Fresh memory for a large
-            batch can cost several times the copy; whoever keeps a batch past the next draw has to clone it.
+        reuse_memory: True writes the ``pixels`` of each batch over those of the last one. Fresh memory for a
+            large batch can cost several times the copy; clone what is kept past the next draw.
         seed: seeds the generator when none is given.
         generator: source of all randomness, on the CPU.
 

@@ -213,6 +213,7 @@ class TrajectoryDataset:
         generator: torch.Generator | None = None,
         scratch_dir: str | Path | None = None,
         memmap: bool = True,
+        reuse_memory: bool = False,
     ) -> TrajectoryReplayBuffer:
         """Decompress episodes into a buffer that holds all of them.
 
@@ -220,7 +221,7 @@ class TrajectoryDataset:
             columns: targets to take along, stored with the rows or beside them.
             provenance: entries that columns beside the rows must have been written with.
             episodes: numbers of the episodes; None takes all.
-            num_actions, alpha, beta, seed, generator, scratch_dir, memmap: see
+            num_actions, alpha, beta, seed, generator, scratch_dir, memmap, reuse_memory: see
                 :class:`TrajectoryReplayBuffer`.
 
         Raises:
@@ -237,6 +238,7 @@ class TrajectoryDataset:
             beta=beta,
             scratch_dir=scratch_dir,
             memmap=memmap,
+            reuse_memory=reuse_memory,
             seed=seed,
             generator=generator,
         )

@@ -165,6 +165,12 @@ class AtariEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get("action").numpy()
+        # The emulator's worker threads never answer to an unknown action, which would hang the process.
+        if action.min() < 0 or action.max() >= self.task.num_actions:
+            raise ValueError(
+                f"action must be ids in 0..{self.task.num_actions - 1}, got {action.tolist()}; "
+                "pass ALE's ids, not indices into a game's minimal action set."
+            )
         frames, rewards, terminations, truncations, info_of_step = self._engine.step(action)
         info = info_of_step
         ended = terminations | truncations

@@ -44,7 +44,7 @@ class EvaluationSuite:
     num_envs: int | None = None
     modes: Sequence[EvaluationMode] = ("greedy",)
     seed: int = 0
-    history: list[tuple[int, dict[str, EvaluationResult]]] = field(default_factory=list)
+    history: list[tuple[int, Mapping[EvaluationMode, EvaluationResult]]] = field(default_factory=list)
     baselines: dict[str, float] = field(default_factory=dict)
 
     def _options(self, episodes: int) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class EvaluationSuite:
             env_step: training position, for the history.
             record_frames: env steps of the first game to keep as pictures.
         """
-        results = {}
+        results: dict[EvaluationMode, EvaluationResult] = {}
         for mode in self.modes:
             keep = record_frames if mode == self.modes[-1] else 0
             results[mode] = self._evaluate(self.policy, mode, f"{mode} at {env_step}", keep)

@@ -1,4 +1,4 @@
-"""EfficientZero's networks as parts: representation, dynamics, prediction, projection, and the model that joins them."""
+"""EfficientZero's networks as parts: representation, dynamics, prediction, projection; the model that joins them."""
 
 from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
 from xtra_rl.models.prediction import Prediction

@@ -40,7 +40,10 @@ def residual_stack(channels: int, num_blocks: int) -> nn.Sequential:
 def squeeze(channels: int, reduced_channels: int) -> nn.Sequential:
     """1x1 convolution, BatchNorm, ReLU, flatten: from a latent to the input vector of a head."""
     return nn.Sequential(
-        nn.Conv2d(channels, reduced_channels, 1), nn.BatchNorm2d(reduced_channels), nn.ReLU(inplace=True), nn.Flatten()
+        nn.Conv2d(channels, reduced_channels, 1),
+        nn.BatchNorm2d(reduced_channels),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
     )
 
 

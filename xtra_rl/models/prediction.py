@@ -33,8 +33,12 @@ class Prediction(nn.Module):
         self.num_actions = num_actions
         features = reduced_channels * size * size
         self.blocks = residual_stack(channels, num_blocks)
-        self.policy = nn.Sequential(squeeze(channels, reduced_channels), output_head(features, head_hidden, num_actions))
-        self.value = nn.Sequential(squeeze(channels, reduced_channels), output_head(features, head_hidden, num_bins))
+        self.policy = nn.Sequential(
+            squeeze(channels, reduced_channels), output_head(features, head_hidden, num_actions)
+        )
+        self.value = nn.Sequential(
+            squeeze(channels, reduced_channels), output_head(features, head_hidden, num_bins)
+        )
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """``latent [B, C, h, w]`` to policy logits ``[B, A]`` and value logits ``[B, S]``."""

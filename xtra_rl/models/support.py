@@ -63,7 +63,8 @@ class Support:
         """Lower atom's index and the weight of the atom above it."""
         scaled = value_transform(scalar.float()).clamp(-self.size, self.size) + self.size
         low = scaled.floor().clamp(max=self.num_bins - 2)
-        return low.long(), scaled - low
+        # NaN has no integer: clamping the index keeps it in range, and the weight carries the NaN into the loss.
+        return low.long().clamp(0, self.num_bins - 2), scaled - low
 
     def encode(self, scalar: Tensor) -> Tensor:
         """Two-hot distribution of a scalar: ``[...] -> [..., S]``; values outside the support sit on its last atom.

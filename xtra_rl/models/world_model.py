@@ -27,7 +27,9 @@ class DynamicsModel(nn.Module):
         self.transition = transition
         self.reward_head = reward_head
 
-    def forward(self, latent: Tensor, action: Tensor, state: HeadState | None) -> tuple[Tensor, Tensor, HeadState | None]:
+    def forward(
+        self, latent: Tensor, action: Tensor, state: HeadState | None
+    ) -> tuple[Tensor, Tensor, HeadState | None]:
         """Next latent ``[B, C, h, w]``, reward or prefix logits ``[B, S]``, next head state."""
         latent = self.transition(latent, action)
         logits, state = self.reward_head(latent, state)
@@ -49,6 +51,10 @@ class WorldModel(nn.Module):
         value_prefix_horizon: steps after which the LSTM state and the prefix restart; ``None`` if the reward head gives
             the reward of each single transition.
 
+    Attributes:
+        config: arguments that rebuild the model, set by :func:`make_world_model`; empty for one of your own parts.
+        frozen: names of the components that do not train.
+
     Raises:
         ValueError: if the horizon is not positive or does not fit the reward head.
     """
@@ -65,13 +71,16 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         if value_prefix_horizon is not None and value_prefix_horizon < 1:
-            raise ValueError(f"value_prefix_horizon is {value_prefix_horizon}; expected a positive integer or None")
+            raise ValueError(
+                f"value_prefix_horizon is {value_prefix_horizon}; expected a positive integer or None"
+            )
         self.representation = representation
         self.dynamics = dynamics
         self.prediction = prediction
         self.projection = projection
         self.support = support
         self.value_prefix_horizon = value_prefix_horizon
+        self.config: dict[str, Any] = {}
         self.frozen: tuple[str, ...] = ()
 
     def train(self, mode: bool = True) -> WorldModel:
@@ -98,7 +107,9 @@ class WorldModel(nn.Module):
         """State of the reward head at the root of an unroll."""
         return self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
 
-    def step(self, latent: Tensor, action: Tensor, state: HeadState | None) -> tuple[Tensor, Tensor, HeadState | None]:
+    def step(
+        self, latent: Tensor, action: Tensor, state: HeadState | None
+    ) -> tuple[Tensor, Tensor, HeadState | None]:
         """One imagined transition: next latent, reward or prefix logits ``[B, S]``, next head state."""
         return self.dynamics(latent, action, state)
 
@@ -109,7 +120,9 @@ class WorldModel(nn.Module):
     def project(self, latent: Tensor, *, predictor: bool) -> Tensor:
         """Projection of a latent, through the predictor for the side that learns."""
         if self.projection is None:
-            raise ValueError("the world model has no projection; build it with one, or use consistency_coef=0")
+            raise ValueError(
+                "the world model has no projection; build it with one, or use consistency_coef=0"
+            )
         return self.projection.predict(latent) if predictor else self.projection(latent)  # type: ignore[operator]
 
     def initial_inference(self, observation: Tensor) -> InitialOutput:
@@ -122,9 +135,13 @@ class WorldModel(nn.Module):
         policy_logits, value_logits = self.predict(latent)
         state = self.initial_state(latent)
         depth = torch.zeros(latent.shape[0], dtype=torch.int32, device=latent.device)
-        return InitialOutput(policy_logits, self.support.decode(value_logits), self._embedding(latent, state, depth))
+        return InitialOutput(
+            policy_logits, self.support.decode(value_logits), self._embedding(latent, state, depth)
+        )
 
-    def recurrent_inference(self, action: Tensor, embedding: TensorDict) -> tuple[RecurrentOutput, TensorDict]:
+    def recurrent_inference(
+        self, action: Tensor, embedding: TensorDict
+    ) -> tuple[RecurrentOutput, TensorDict]:
         """One step of the search, the ``recurrent_fn`` of :mod:`xtra_rl.search`.
 
         With a value prefix, ``reward`` is the prefix; the LSTM state is zeroed when the parent's depth is a multiple of
@@ -188,7 +205,7 @@ def make_world_model(
         >>> output.prior_logits.shape, output.embedding["latent"].shape
         (torch.Size([2, 18]), torch.Size([2, 16, 3, 3]))
     """
-    config = {key: value for key, value in locals().items()}
+    config = dict(locals())
     for name, size in config.items():
         allowed_zero = name.endswith("_blocks") or isinstance(size, bool)
         if isinstance(size, int) and size < (0 if allowed_zero else 1):
@@ -205,14 +222,19 @@ def make_world_model(
             frame_stack * image_channels, channels=channels, num_blocks=num_blocks, downsample=downsample
         ),
         DynamicsModel(
-            Dynamics(channels, num_actions=num_actions, num_blocks=dynamics_blocks, action_encoding=action_encoding),
+            Dynamics(
+                channels, num_actions=num_actions, num_blocks=dynamics_blocks, action_encoding=action_encoding
+            ),
             reward_head,
         ),
         Prediction(
             channels, side, num_actions=num_actions, num_bins=bins, num_blocks=prediction_blocks, **head
         ),
         Projection(
-            channels * side * side, hidden=projection_hidden, out=projection_out, predictor_hidden=predictor_hidden
+            channels * side * side,
+            hidden=projection_hidden,
+            out=projection_out,
+            predictor_hidden=predictor_hidden,
         ),
         support=Support(support_size),
         value_prefix_horizon=value_prefix_horizon if value_prefix else None,

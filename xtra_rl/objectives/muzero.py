@@ -15,7 +15,7 @@ from xtra_rl.models.world_model import WorldModel
 
 
 class MuZeroLoss(LossModule):
-    r"""Unrolled world-model loss of EfficientZero (arXiv 2111.00210), the loss of every task in XTRA (arXiv 2210.10763).
+    r"""Unrolled loss of EfficientZero (arXiv 2111.00210), the loss of every task in XTRA (arXiv 2210.10763).
 
     .. math::
         L = \frac{1}{K} \Big( \sum_{k=0}^{K} c_p l_p^k + c_v l_v^k + \sum_{k=1}^{K} c_r l_r^k + c_c l_c^k \Big)
@@ -36,8 +36,8 @@ class MuZeroLoss(LossModule):
     Raises:
         ValueError: if a coefficient is negative or ``reduction`` unknown.
 
-    The outputs are ``loss_policy``, ``loss_value``, ``loss_reward``, ``loss_consistency`` (their sum is back-propagated)
-    and ``policy_entropy``, ``target_entropy``, ``value_error``, detached. ``td_error`` ``[B]`` is written into the batch.
+    The outputs are ``loss_policy``, ``loss_value``, ``loss_reward``, ``loss_consistency`` (back-propagate their sum) and
+    ``policy_entropy``, ``target_entropy``, ``value_error``, detached. ``td_error`` ``[B]`` is written into the batch.
 
     Example:
         >>> from xtra_rl.models import make_world_model
@@ -155,8 +155,12 @@ class MuZeroLoss(LossModule):
         priority_weight = tensordict.get(self.tensor_keys.priority_weight, None)
         weighted = total if priority_weight is None else priority_weight * total
         task_id = tensordict["task_id"]
-        counts = torch.zeros(num_tasks, device=weighted.device).index_add(0, task_id, torch.ones_like(weighted))
-        losses = torch.zeros(num_tasks, device=weighted.device).index_add(0, task_id, weighted) / counts.clamp(min=1)
+        counts = torch.zeros(num_tasks, device=weighted.device).index_add(
+            0, task_id, torch.ones_like(weighted)
+        )
+        losses = torch.zeros(num_tasks, device=weighted.device).index_add(
+            0, task_id, weighted
+        ) / counts.clamp(min=1)
         weight = self._sample_weight(tensordict, total)
         logs = {f"loss_{name}": self._reduce(weight * samples[name]).detach() for name in self.coefs}
         logs |= {name: samples[name].mean() for name in ("policy_entropy", "target_entropy", "value_error")}
@@ -175,7 +179,10 @@ class MuZeroLoss(LossModule):
         support = self.world_model.support
         value_target = tensordict[keys.value_target]
         value = support.cross_entropy(value_logits, value_target) * tensordict[keys.value_mask]
-        reward = support.cross_entropy(reward_logits, tensordict[keys.reward_target]) * tensordict[keys.reward_mask]
+        reward = (
+            support.cross_entropy(reward_logits, tensordict[keys.reward_target])
+            * tensordict[keys.reward_mask]
+        )
         terms = {"policy": policy, "value": value, "reward": reward}
         terms["consistency"] = self._consistency(tensordict, latents, policy)
 
@@ -244,7 +251,9 @@ class MuZeroLoss(LossModule):
         return weight
 
     def _reduce(self, x: Tensor) -> Tensor:
-        return {"mean": torch.mean, "sum": torch.sum, "none": lambda y: y}[self.reduction](x)
+        if self.reduction == "none":
+            return x
+        return x.mean() if self.reduction == "mean" else x.sum()
 
 
 def random_batch(

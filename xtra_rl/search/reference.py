@@ -1,7 +1,8 @@
 """The reference backend: select, expand and backup in plain PyTorch, the definition of correct.
 
-All trees of a batch move in lockstep. Selection and backup ask the host once for each level of the deepest
-tree whether anything is left to do, which costs nothing on the CPU and a synchronisation on a GPU.
+All trees of a batch move in lockstep. Selection asks the host once for each level of the deepest tree whether
+any tree goes on, which costs nothing on the CPU and a synchronisation on a GPU; nothing else waits for the
+device.
 """
 
 from __future__ import annotations

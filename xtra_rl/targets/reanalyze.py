@@ -91,7 +91,9 @@ class ReanalyzeTargets:
         index, ended = bootstrap_positions(mask, terminated, td_steps=steps, unroll_steps=unroll)
         bootstrap = torch.zeros_like(windows["observation_mask"]).scatter_(1, index, True)
         bootstrap &= windows["observation_mask"]
-        renewed = torch.arange(mask.shape[0], device=mask.device) < math.ceil(self.policy_ratio * mask.shape[0])
+        renewed = torch.arange(mask.shape[0], device=mask.device) < math.ceil(
+            self.policy_ratio * mask.shape[0]
+        )
         searched = torch.zeros_like(bootstrap)
         searched[:, : unroll + 1] = mask[:, : unroll + 1] & renewed[:, None]
         value, policy = self._infer(windows["pixels"], bootstrap, searched)

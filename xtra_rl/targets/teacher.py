@@ -67,7 +67,11 @@ class TeacherTargets:
     @torch.no_grad()
     def __call__(self, windows: TensorDictBase) -> TensorDict:
         """Training batch ``[B]`` for :class:`~xtra_rl.objectives.muzero.MuZeroLoss`, before augmentation."""
-        mask, terminated, teacher_value = windows["transition_mask"], windows["terminated"], windows["teacher_value"]
+        mask, terminated, teacher_value = (
+            windows["transition_mask"],
+            windows["terminated"],
+            windows["teacher_value"],
+        )
         reward = windows["reward"].sign() if self.clip_rewards else windows["reward"]
         value_target, value_mask = n_step_values(
             reward,

@@ -51,7 +51,9 @@ def bootstrap_positions(
     """
     positions, width = unroll_steps + 1, transition_mask.shape[1]
     if width < unroll_steps + 1:
-        raise ValueError(f"the window has {width} transitions; expected unroll_steps + td_steps > {unroll_steps}")
+        raise ValueError(
+            f"the window has {width} transitions; expected unroll_steps + td_steps > {unroll_steps}"
+        )
     steps = td_steps.view(-1, 1)
     used = torch.zeros(transition_mask.shape[0], positions, dtype=torch.int64, device=transition_mask.device)
     ended = torch.zeros_like(used, dtype=torch.bool)
@@ -91,7 +93,7 @@ def n_step_values(
         discount: per env step.
 
     Returns:
-        targets ``[B, K+1]`` and their mask ``[B, K+1]`` bool. Unmasked are positions with a transition, and absorbing ones.
+        targets ``[B, K+1]`` and their mask ``[B, K+1]`` bool: True for positions with a transition, and absorbing ones.
 
     Raises:
         ValueError: if the window is too short for ``unroll_steps`` and ``td_steps``.
@@ -107,7 +109,9 @@ def n_step_values(
         raise ValueError(
             f"reward has {width} steps and bootstrap_value {bootstrap_value.shape[1]} positions; expected one more"
         )
-    index, ended = bootstrap_positions(transition_mask, terminated, td_steps=td_steps, unroll_steps=unroll_steps)
+    index, ended = bootstrap_positions(
+        transition_mask, terminated, td_steps=td_steps, unroll_steps=unroll_steps
+    )
     used = index - torch.arange(positions, device=reward.device)
     total = torch.zeros(reward.shape[0], positions, device=reward.device)
     for j in range(width - unroll_steps):
@@ -120,7 +124,12 @@ def n_step_values(
 
 
 def reward_targets(
-    reward: Tensor, transition_mask: Tensor, terminated: Tensor, *, unroll_steps: int, value_prefix_horizon: int | None
+    reward: Tensor,
+    transition_mask: Tensor,
+    terminated: Tensor,
+    *,
+    unroll_steps: int,
+    value_prefix_horizon: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Targets of the reward head: value prefix, or each reward on its own.
 

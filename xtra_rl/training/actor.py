@@ -27,7 +27,12 @@ class Actor:
     """
 
     def __init__(
-        self, env: EnvBase, planner: torch.nn.Module, buffer: TrajectoryReplayBuffer, *, device: torch.device | str = "cpu"
+        self,
+        env: EnvBase,
+        planner: torch.nn.Module,
+        buffer: TrajectoryReplayBuffer,
+        *,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.env = env
         self.planner = planner
@@ -48,7 +53,9 @@ class Actor:
             raw scores of the games that ended with it.
         """
         observed = self._current
-        planned = self.planner(observed.select("observation", "action_mask").to(self.device)).to(observed.device)
+        planned = self.planner(observed.select("observation", "action_mask").to(self.device)).to(
+            observed.device
+        )
         acting = observed.clone(recurse=False).set("action", planned["action"])
         stepped, following = self.env.step_and_maybe_reset(acting)
         outcome = stepped["next"]

@@ -41,14 +41,22 @@ class BatchSource:
     """
 
     def __init__(
-        self, buffers: MultiTaskReplayBuffer, targets: Mapping[str, Targets], *, device: torch.device | str = "cpu"
+        self,
+        buffers: MultiTaskReplayBuffer,
+        targets: Mapping[str, Targets],
+        *,
+        device: torch.device | str = "cpu",
     ) -> None:
         missing = [task for task in buffers.tasks if task not in targets]
         if missing:
-            raise ValueError(f"no targets for task {missing[0]!r}; targets were given for {', '.join(targets)}")
+            raise ValueError(
+                f"no targets for task {missing[0]!r}; targets were given for {', '.join(targets)}"
+            )
         shapes = {(targets[task].unroll_steps, targets[task].frame_stack) for task in buffers.tasks}
         if len(shapes) > 1:
-            raise ValueError(f"tasks disagree on (unroll_steps, frame_stack): {sorted(shapes)}; make them equal")
+            raise ValueError(
+                f"tasks disagree on (unroll_steps, frame_stack): {sorted(shapes)}; make them equal"
+            )
         self.buffers = buffers
         self.targets = dict(targets)
         self.unroll_steps, self.frame_stack = shapes.pop()

@@ -62,9 +62,16 @@ def save_model(
         metadata: anything plain about the model: task set, scores, steps, the run that made it.
 
     Raises:
-        ValueError: if the module's state holds something that is not a tensor.
+        ValueError: if the module's state holds something that is not a tensor, or ``path`` holds other
+            files, which would be lost.
     """
     path = Path(path)
+    others = {file.name for file in path.iterdir()} - {WEIGHTS, "config.json"} if path.exists() else set()
+    if others:
+        raise ValueError(
+            f"path={str(path)!r} holds {min(others)!r} and would be replaced as a whole; "
+            "pass a new or empty folder"
+        )
     tensors = {}
     for name, value in world_model.state_dict().items():
         if not isinstance(value, torch.Tensor):

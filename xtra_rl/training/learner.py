@@ -135,7 +135,9 @@ class Learner:
 
     def _autocast(self) -> torch.autocast:
         device = self.parameters[0].device.type
-        return torch.autocast(device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+        return torch.autocast(
+            device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
 
     def _backward(self, batch: TensorDict) -> dict[str, Tensor | float]:
         """One backward pass of the weighted total."""

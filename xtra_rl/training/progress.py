@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, Generic, Protocol, TextIO, TypeVar
+from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -58,6 +58,32 @@ class Progress(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@overload
+def progress(
+    iterable_or_total: int | None,
+    *,
+    description: str,
+    unit: str,
+    total: int | None = None,
+    disable: bool | None = None,
+    file: TextIO | None = None,
+    line_interval: float = 10.0,
+) -> Progress[Any]: ...
+
+
+@overload
+def progress(
+    iterable_or_total: Iterable[T],
+    *,
+    description: str,
+    unit: str,
+    total: int | None = None,
+    disable: bool | None = None,
+    file: TextIO | None = None,
+    line_interval: float = 10.0,
+) -> Progress[T]: ...
 
 
 def progress(

@@ -83,6 +83,8 @@ def make_optimizer(
     raise ValueError(f"optimiser name is {name!r}; expected 'sgd' or 'adamw'")
 
 
-def lr_scheduler(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> torch.optim.lr_scheduler.LambdaLR:
+def lr_scheduler(
+    optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
+) -> torch.optim.lr_scheduler.LambdaLR:
     """Learning-rate schedule from a factor of the step, e.g. :func:`warmup_factor`."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

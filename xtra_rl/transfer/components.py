@@ -46,7 +46,9 @@ def difference(state: dict[str, Tensor], other: dict[str, Tensor], *, limit: int
 
 
 def transfer_components(
-    source: WorldModel, target: WorldModel, components: Sequence[str] = ("representation", "dynamics", "prediction", "projection")
+    source: WorldModel,
+    target: WorldModel,
+    components: Sequence[str] = ("representation", "dynamics", "prediction", "projection"),
 ) -> TransferReport:
     """Copy the weights and BatchNorm statistics of some components; the others keep their initialisation.
 
@@ -77,7 +79,9 @@ def transfer_components(
         if name in components:
             module.load_state_dict(source.components()[name].state_dict())
         count = sum(p.numel() for p in module.parameters())
-        report.rows.append((name, "copied" if name in components else "initialised", name in target.frozen, count))
+        report.rows.append(
+            (name, "copied" if name in components else "initialised", name in target.frozen, count)
+        )
     return report
 
 

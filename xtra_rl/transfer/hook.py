@@ -10,7 +10,7 @@ from xtra_rl.transfer.task_weights import TaskWeightScheduler
 
 
 class TaskWeightSchedulerHook(TrainerHookBase):
-    """Steps a :class:`~xtra_rl.transfer.task_weights.TaskWeightScheduler` after every optimisation and logs its weights.
+    """Steps a :class:`~xtra_rl.transfer.task_weights.TaskWeightScheduler` after every optimisation, logs its weights.
 
     The cosines are observed where the gradients are, in the optimisation step; the hook only keeps time. It is a thin
     adapter: in a loop of your own call ``scheduler.observe`` and ``scheduler.step`` as for a learning-rate schedule.
@@ -27,7 +27,9 @@ class TaskWeightSchedulerHook(TrainerHookBase):
 
     def log(self, batch: Any = None) -> dict[str, Any]:
         """``task_weight/<task>`` for the trainer's log."""
-        return {f"task_weight/{task}": weight for task, weight in self.scheduler.weights.items()} | {"log_pbar": False}
+        return {f"task_weight/{task}": weight for task, weight in self.scheduler.weights.items()} | {
+            "log_pbar": False
+        }
 
     def register(self, trainer: Trainer, name: str = "task_weights") -> None:
         """Attach to a trainer: ``post_optim`` and ``post_optim_log``."""

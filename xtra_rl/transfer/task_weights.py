@@ -83,7 +83,9 @@ class TaskWeightScheduler:
         """
         for task, cosine in cosines.items():
             if task not in self._hits:
-                raise ValueError(f"task {task!r} has no weight; the cross tasks are {', '.join(self.tasks) or 'none'}")
+                raise ValueError(
+                    f"task {task!r} has no weight; the cross tasks are {', '.join(self.tasks) or 'none'}"
+                )
             self._observations[task] += 1
             self._hits[task] += int(float(cosine) > self.threshold)
 
@@ -133,8 +135,8 @@ def task_coefficients(
     Args:
         weights: ``[M]``, 1 for the target task.
         counts: samples of each task in the batch, ``[M]``.
-        reduction: ``"sum"``, target plus weighted tasks (XTRA eq. 1), or ``"mean"`` over all samples of the joint batch,
-            as the released code does: the target's share of the gradient is then its share of the batch.
+        reduction: ``"sum"``, target plus weighted tasks (XTRA eq. 1), or ``"mean"`` over all samples of the joint
+            batch, as the released code does: the target's share of the gradient is then its share of the batch.
 
     Returns:
         ``[M]``.

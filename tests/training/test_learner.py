@@ -1,0 +1,192 @@
+"""One optimiser step over several tasks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from xtra_rl.models import make_world_model
+from xtra_rl.objectives import LaggingTarget, MuZeroLoss, random_batch
+from xtra_rl.training.learner import Learner, NonFiniteLoss
+from xtra_rl.training.schedules import linear, make_optimizer, piecewise, warmup_factor
+from xtra_rl.transfer import TaskWeightScheduler, freeze_components
+
+K, A, F = 2, 4, 2
+SIZES = {
+    "image_size": 16, "image_channels": 1, "frame_stack": F, "num_actions": A, "channels": 4, "downsample": 4,
+    "lstm_hidden": 8, "support_size": 5, "projection_hidden": 8, "projection_out": 8, "predictor_hidden": 4,
+}  # fmt: skip
+
+
+def batch(task_id, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = random_batch(len(task_id), unroll_steps=K, observation_shape=(F, 16, 16), num_actions=A)
+        made["pixels"] = torch.randint(256, (len(task_id), F + K, 1, 16, 16), dtype=torch.uint8)
+    made["task_id"] = torch.tensor(task_id)
+    made["index"] = torch.arange(len(task_id))
+    return made.exclude("observation", "next_observation")
+
+
+def learner(tasks=("alien", "amidar"), *, seed=0, lr=0.01, **options):
+    torch.manual_seed(seed)
+    model = make_world_model(**SIZES)
+    loss = MuZeroLoss(model)
+    optimizer = make_optimizer(model, name="sgd", lr=lr, momentum=0.0, weight_decay=0.0)
+    defaults = {"tasks": tasks, "frame_stack": F, "augmentation": False, "max_grad_norm": 1e9}
+    return Learner(loss, optimizer, **(defaults | options))
+
+
+def change(one, data):
+    """Parameters after a step less those before it."""
+    before = [p.detach().clone() for p in one.parameters]
+    metrics = one.step(data)
+    return torch.cat([(p.detach() - b).flatten() for p, b in zip(one.parameters, before)]), metrics
+
+
+def weights_with(task, value, **options):
+    scheduler = TaskWeightScheduler([task], **options)
+    scheduler.load_state_dict(scheduler.state_dict() | {"weights": {task: value}})
+    return scheduler
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_measuring_step_takes_the_same_update_as_a_plain_one(reduction):
+    data = [0, 0, 1, 1, 1, 1]
+    never = weights_with("amidar", 0.3, start=10**6)
+    now = weights_with("amidar", 0.3, start=0)
+    plain, metrics = change(learner(task_weights=never, reduction=reduction), batch(data))
+    measured, more = change(learner(task_weights=now, reduction=reduction), batch(data))
+    torch.testing.assert_close(measured, plain, rtol=1e-4, atol=1e-8)
+    assert set(more) - set(metrics) == {"grad_cos/amidar"}
+    assert -1 <= more["grad_cos/amidar"] <= 1
+
+
+def test_identical_tasks_have_cosine_one():
+    data = batch([0, 0, 0, 1, 1, 1])
+    twin = torch.cat([data[:3], data[:3]])
+    twin["task_id"] = torch.tensor([0, 0, 0, 1, 1, 1])
+    one = learner(task_weights=TaskWeightScheduler(["amidar"], start=0))
+    assert one.step(twin)["grad_cos/amidar"].item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_task_of_weight_zero_changes_nothing_but_batchnorm():
+    """In eval-mode BatchNorm a cross task without weight leaves no trace in the update."""
+    data = batch([0, 0, 1, 1])
+    other = data.clone()
+    other["value_target"][2:] += 50
+    one, two = (learner(task_weights=weights_with("amidar", 0.0, start=10**6)) for _ in range(2))
+    left, _ = change(one, data)
+    right, _ = change(two, other)
+    torch.testing.assert_close(left, right)
+
+
+def test_sum_keeps_the_target_s_share_and_mean_dilutes_it():
+    """With weight 0 on the cross task: sum is the target's own gradient, mean half of it in a half-and-half batch."""
+    data = [0, 0, 1, 1]
+    updates = {}
+    for reduction in ("sum", "mean"):
+        one = learner(task_weights=weights_with("amidar", 0.0, start=10**6), reduction=reduction)
+        updates[reduction], _ = change(one, batch(data))
+    torch.testing.assert_close(updates["mean"], 0.5 * updates["sum"], rtol=1e-3, atol=1e-8)
+
+
+def test_nan_stops_before_the_weights_are_touched():
+    one, data = learner(), batch([0, 1])
+    data["value_target"][0, 0] = float("nan")
+    before = copy.deepcopy(one.loss.world_model.state_dict())
+    with pytest.raises(NonFiniteLoss, match="loss is nan at training step 0") as caught:
+        one.step(data)
+    assert "value_target" in caught.value.batch.keys()
+    after = one.loss.world_model.state_dict()
+    for key, value in before.items():
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(value, after[key]), key
+
+
+def test_gradient_norm_is_bounded():
+    one = learner(max_grad_norm=1e-3, lr=1.0)
+    update, metrics = change(one, batch([0, 0, 1, 1]))
+    assert metrics["train/grad_norm"] > 1e-3
+    assert update.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_frozen_component_does_not_move():
+    torch.manual_seed(0)
+    model = make_world_model(**SIZES)
+    freeze_components(model, ["representation"])
+    one = Learner(
+        MuZeroLoss(model), make_optimizer(model, lr=0.1), tasks=["alien"], frame_stack=F, augmentation=False
+    )
+    before = copy.deepcopy(model.state_dict())
+    one.step(batch([0, 0, 0]))
+    one.step(batch([0, 0, 0], seed=1))
+    after = model.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before if key.startswith("representation"))
+    assert any(not torch.equal(after[key], before[key]) for key in before if key.startswith("dynamics"))
+
+
+def test_target_and_task_weights_are_stepped_with_the_learner():
+    torch.manual_seed(0)
+    model = make_world_model(**SIZES)
+    target = LaggingTarget(model, interval=1, lag=False)
+    scheduler = TaskWeightScheduler(["amidar"], start=0, cycle=2, window=1)
+    one = Learner(
+        MuZeroLoss(model), make_optimizer(model, lr=0.1), tasks=["alien", "amidar"], target=target,
+        task_weights=scheduler, frame_stack=F,
+    )  # fmt: skip
+    one.step(batch([0, 0, 1, 1]))
+    assert scheduler.steps == target.steps == one.steps == 1
+    assert scheduler.weights["amidar"] in (0.0, 1.0)
+    for ours, theirs in zip(model.state_dict().values(), target.module.state_dict().values()):
+        assert torch.equal(ours, theirs)
+
+
+def test_learning_rate_follows_the_published_schedule():
+    # Linear from 0 over 1,000 steps, then 0.2, a tenth of it from step 101,000 on.
+    rates = {step: 0.2 * warmup_factor(step, warmup_steps=1000) for step in (0, 500, 1000, 100_999, 101_000)}
+    assert rates == pytest.approx({0: 0.0, 500: 0.1, 1000: 0.2, 100_999: 0.2, 101_000: 0.02})
+    one = learner(lr=0.4, lr_factor=lambda step: [0.0, 0.5][step])
+    still, metrics = change(one, batch([0, 1]))
+    assert still.abs().max() == 0
+    assert metrics["train/lr"] == 0
+    assert one.step(batch([0, 1]))["train/lr"] == pytest.approx(0.2)
+
+
+def test_state_continues_exactly():
+    generator = torch.Generator().manual_seed(3)
+    first = learner(
+        augmentation=True, generator=generator, task_weights=TaskWeightScheduler(["amidar"], start=0)
+    )
+    first.step(batch([0, 0, 1, 1]))
+    state = copy.deepcopy(first.state_dict())
+    second = learner(
+        seed=9,
+        augmentation=True,
+        generator=torch.Generator(),
+        task_weights=TaskWeightScheduler(["amidar"], start=0),
+    )
+    second.load_state_dict(state)
+    for seed in (1, 2):
+        first.step(batch([0, 0, 1, 1], seed))
+        second.step(batch([0, 0, 1, 1], seed))
+    for a, b in zip(
+        first.loss.world_model.state_dict().values(), second.loss.world_model.state_dict().values()
+    ):
+        assert torch.equal(a, b)
+
+
+def test_schedules_at_their_corners():
+    assert [piecewise(step, {0: 1.0, 10: 0.5}) for step in (0, 9, 10, 99)] == [1.0, 1.0, 0.5, 0.5]
+    assert [linear(step, 0.4, 1.0, 10) for step in (0, 5, 10, 20)] == pytest.approx([0.4, 0.7, 1.0, 1.0])
+    assert warmup_factor(15, warmup_steps=10, decay="cosine", decay_steps=10) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"lr": 0.0}, "lr is 0.0"), ({"name": "adam"}, "optimiser name is 'adam'")]
+)
+def test_bad_optimiser_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(torch.nn.Linear(1, 1), **options)
