@@ -86,7 +86,7 @@ class EvaluationSuite:
             if name == "random":
                 self.baselines[name] = random_returns(self.task, **self._options(self.episodes)).mean_return
             elif name == "constant":
-                self.baselines[name] = best_constant_action(self.task, **self._options(4)).result.mean_return
+                self.baselines[name] = best_constant_action(self.task, **self._options(2)).result.mean_return
             elif name == "untrained" and untrained is not None:
                 self.baselines[name] = self._evaluate(untrained, self.modes[-1], "untrained").mean_return
             else:
