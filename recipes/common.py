@@ -319,6 +319,14 @@ def check_fits(cfg: DictConfig, model: WorldModel, task: TaskSpec) -> None:
         )
 
 
+def task_weight_metrics(scheduler: TaskWeightScheduler | None) -> dict[str, float]:
+    """Weights, and in a measuring window the mean cosines so far."""
+    if scheduler is None:
+        return {}
+    weights = {f"task_weight/{task}": weight for task, weight in scheduler.weights.items()}
+    return weights | {f"grad_cos/{task}": cosine for task, cosine in scheduler.mean_cosines.items()}
+
+
 def throughput(watch: Stopwatch, train_steps: int) -> dict[str, float]:
     """Milliseconds per training step by phase, since the last call."""
     seconds = watch.read()

@@ -61,11 +61,16 @@ def draw(cfg: DictConfig, run: RunDirectory, target: str, summary: dict[str, Any
     """Learning curve, task weights and losses, from the run's metrics."""
     labels: dict[str, Any] = {"scale": cfg.scale, "seed": cfg.seed}
     metrics = run.metrics
+    schedule = cfg.task_weight_schedule
+    first = range(schedule.start, max(summary["train_steps"], 1), schedule.cycle)
+    windows = [(step, step + schedule.window) for step in first]
     return [
         learning_curve(
             metrics, run.figures / "learning_curve.png", task=target, baselines=summary["baselines"], **labels
         ),
-        task_weight_traces(metrics, run.figures / "task_weights.png", **labels),
+        task_weight_traces(
+            metrics, run.figures / "task_weights.png", windows=windows, threshold=schedule.threshold, **labels
+        ),
         loss_curves(metrics, run.figures / "losses.png", **labels),
     ]
 

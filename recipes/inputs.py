@@ -77,7 +77,10 @@ class Inputs:
             "teacher",
             task,
             given=given,
-            key=self._key(teacher_steps=self.cfg.teacher.train_steps, dataset=dataset and dataset.name),
+            key=self._key(
+                teacher={name: self.cfg.teacher[name] for name in ("train_steps", "policy_ratio")},
+                dataset=dataset and dataset.name,
+            ),
             build=lambda path: train_teacher(self.cfg, task, dataset, path),
         )
 

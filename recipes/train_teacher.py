@@ -32,7 +32,7 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     replay = common.offline_buffer(cfg, dataset, task, columns=())
     model = common.build_model(cfg, task, "teacher", task)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
-    targets = common.reanalyze_targets(cfg, target, task, "teacher", policy_ratio=1.0, age_interval=None)
+    targets = common.reanalyze_targets(cfg, target, task, "teacher", policy_ratio=cfg.teacher.policy_ratio, age_interval=None)
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
     source = BatchSource(buffers, {task: targets}, device=common.device_of(cfg))
     learner = common.build_learner(cfg, model, [task], "teacher", target=target)

@@ -79,6 +79,17 @@ def test_state_survives_in_the_middle_of_a_window():
     assert second.weights == expected
 
 
+def test_mean_cosine_is_of_the_open_window_only():
+    scheduler = TaskWeightScheduler(["a"], start=0, cycle=4, window=2)
+    assert scheduler.mean_cosines == {}
+    scheduler.observe({"a": 0.5})
+    scheduler.step()
+    scheduler.observe({"a": -0.1})
+    assert scheduler.mean_cosines["a"] == pytest.approx(0.2)
+    scheduler.step()
+    assert scheduler.mean_cosines == {}
+
+
 def test_state_of_other_tasks_is_refused():
     with pytest.raises(ValueError, match=r"state holds tasks \['a'\]"):
         TaskWeightScheduler(["b"]).load_state_dict(TaskWeightScheduler(["a"]).state_dict())

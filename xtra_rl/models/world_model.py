@@ -175,6 +175,7 @@ def make_world_model(
     channels: int = 64,
     num_blocks: int = 1,
     downsample: Literal[4, 8, 16] = 16,
+    stem: Literal["published", "patch"] = "published",
     dynamics_blocks: int = 1,
     prediction_blocks: int = 1,
     action_encoding: Literal["plane", "embedding"] = "plane",
@@ -219,7 +220,7 @@ def make_world_model(
     )
     model = WorldModel(
         Representation(
-            frame_stack * image_channels, channels=channels, num_blocks=num_blocks, downsample=downsample
+            frame_stack * image_channels, channels=channels, num_blocks=num_blocks, downsample=downsample, stem=stem
         ),
         DynamicsModel(
             Dynamics(
@@ -240,4 +241,5 @@ def make_world_model(
         value_prefix_horizon=value_prefix_horizon if value_prefix else None,
     )
     model.config = config
-    return model
+    # Convolutions on the CPU run 1.3 to 1.5 times faster on channels-last weights and frames.
+    return model.to(memory_format=torch.channels_last)

@@ -64,11 +64,18 @@ class TaskWeightScheduler:
         self._weights = dict.fromkeys(self.tasks, 1.0)
         self._hits = dict.fromkeys(self.tasks, 0)
         self._observations = dict.fromkeys(self.tasks, 0)
+        self._cosine_sums = dict.fromkeys(self.tasks, 0.0)
 
     @property
     def weights(self) -> dict[str, float]:
         """Current weight of each cross task, between 0 and 1."""
         return dict(self._weights)
+
+    @property
+    def mean_cosines(self) -> dict[str, float]:
+        """Mean cosine of each cross task in the window that is open now; empty outside of windows."""
+        seen = {task: count for task, count in self._observations.items() if count}
+        return {task: self._cosine_sums[task] / count for task, count in seen.items()}
 
     @property
     def measuring(self) -> bool:
@@ -88,6 +95,7 @@ class TaskWeightScheduler:
                 )
             self._observations[task] += 1
             self._hits[task] += int(float(cosine) > self.threshold)
+            self._cosine_sums[task] += float(cosine)
 
     def step(self) -> None:
         """Count one training step; at the end of a window turn the counts into weights."""
@@ -103,6 +111,7 @@ class TaskWeightScheduler:
                 official = round((1 + hits) / (1 + observations), 2)
                 self._weights[task] = official if self.estimator == "official" else hits / observations
             self._hits[task] = self._observations[task] = 0
+            self._cosine_sums[task] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and weights."""
@@ -111,6 +120,7 @@ class TaskWeightScheduler:
             "weights": dict(self._weights),
             "hits": dict(self._hits),
             "observations": dict(self._observations),
+            "cosine_sums": dict(self._cosine_sums),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -125,6 +135,7 @@ class TaskWeightScheduler:
         self._weights = {task: float(state["weights"][task]) for task in self.tasks}
         self._hits = {task: int(state["hits"][task]) for task in self.tasks}
         self._observations = {task: int(state["observations"][task]) for task in self.tasks}
+        self._cosine_sums = {task: float(state["cosine_sums"][task]) for task in self.tasks}
 
 
 def task_coefficients(
