@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from xtra_rl.data import TrajectoryWriter
 from xtra_rl.data.collect import collect_episodes
 from xtra_rl.evaluation.report import format_table
-from xtra_rl.recipes import common
+from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.loop import train_online
 from xtra_rl.training.progress import progress
@@ -27,9 +27,9 @@ from xtra_rl.training.seeding import derive_seed
 def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
     """Write the dataset of ``task`` to ``path``, and the last checkpoint beside its shards."""
     settings = cfg.collect
-    model = common.build_model(cfg, task, "collect", task)
-    actor, source, learner = common.build_online(cfg, task, model, "collect")
-    player = common.build_planner(cfg, model, "collect episodes", task)
+    model = build.world_model(cfg, task, "collect", task)
+    actor, source, learner = build.online(cfg, task, model, "collect")
+    player = build.planner(cfg, model, "collect episodes", task)
     due = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
     rows = []
 
@@ -61,7 +61,7 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
     )
     with writer, progress(settings.env_steps, description=f"collect {task}", unit="env step") as bar:
         for now in loop:
-            common.set_temperature(cfg, actor.planner, now.train_steps)
+            build.set_temperature(cfg, actor.planner, now.train_steps)
             source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
             bar.update(cfg.num_envs)
             while due and now.env_steps >= due[0]:
@@ -82,7 +82,7 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
                 rows.append(
                     {"checkpoint": step, "episodes": len(returns), "mean return": sum(returns) / len(returns)}
                 )
-    common.save(path / "collector", cfg, model, "collect", [task])
+    build.save(path / "collector", cfg, model, "collect", [task])
     common.say(f"{task}: {writer.num_transitions} transitions in {writer.num_episodes} episodes")
     common.say(format_table(rows))
 

@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from xtra_rl.data import MultiTaskReplayBuffer, even_quotas
-from xtra_rl.recipes import common
+from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.loop import train_offline
@@ -27,15 +27,15 @@ from xtra_rl.training.progress import progress
 def distill(cfg: DictConfig, datasets: dict[str, tuple[Path, dict[str, Any]]], path: Path) -> None:
     """Train on annotated datasets, given with the provenance of their annotation, and write the student to ``path``."""
     tasks = list(datasets)
-    buffers = common.annotated_buffers(cfg, datasets)
-    model = common.build_model(cfg, tasks[0], "student")
+    buffers = build.annotated_buffers(cfg, datasets)
+    model = build.world_model(cfg, tasks[0], "student")
     quotas = even_quotas(tasks, cfg.batch_size)
     source = BatchSource(
         MultiTaskReplayBuffer(buffers, quotas),
-        dict.fromkeys(tasks, common.teacher_targets(cfg, model)),
+        dict.fromkeys(tasks, build.teacher_targets(cfg, model)),
         device=common.device_of(cfg),
     )
-    learner = common.build_learner(cfg, model, tasks, "student", reduction="mean")
+    learner = build.learner(cfg, model, tasks, "student", reduction="mean")
 
     loop = train_offline(source, learner, train_steps=cfg.distill.train_steps)
     with progress(cfg.distill.train_steps, description=f"distil {'+'.join(tasks)}", unit="train step") as bar:
@@ -43,7 +43,7 @@ def distill(cfg: DictConfig, datasets: dict[str, tuple[Path, dict[str, Any]]], p
             bar.update()
             source.set_beta(common.beta(cfg, now.train_steps, cfg.distill.train_steps))
             common.show(cfg, bar, now)
-    common.save(path, cfg, model, "student", tasks)
+    build.save(path, cfg, model, "student", tasks)
 
 
 @hydra.main(config_path="../configs", config_name="distill", version_base="1.3")

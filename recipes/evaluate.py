@@ -15,7 +15,7 @@ import hydra
 from omegaconf import DictConfig
 
 from xtra_rl.envs import get_task
-from xtra_rl.recipes import common
+from xtra_rl.recipes import build, common
 from xtra_rl.recipes.finish import VIDEO_FPS, score_table, summarise
 from xtra_rl.training.run import RunDirectory
 
@@ -23,8 +23,8 @@ from xtra_rl.training.run import RunDirectory
 def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
     """Play and report; returns the run directory."""
     started, target = time.time(), common.target_of(cfg)
-    model, _ = common.load_model(cfg, checkpoint)
-    common.check_fits(cfg, model, get_task(target))
+    model, _ = build.load_model(cfg, checkpoint)
+    build.check_fits(cfg, model, get_task(target))
     run = RunDirectory(cfg.run_dir or f"runs/evaluate/{target}-{cfg.scale}-s{cfg.seed}")
     run.write_config(common.plain(cfg))
     run.write_manifest(
@@ -34,7 +34,7 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
         inputs={"checkpoint": checkpoint},
     )
     with common.make_logger(cfg, run) as logger:
-        suite = common.evaluation_suite(cfg, target, model)
+        suite = build.evaluation_suite(cfg, target, model)
         suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
         logger.log(suite.play(0, record_frames=cfg.eval.video_steps), env_step=0, train_step=0)
         summary = summarise(

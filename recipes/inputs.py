@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from xtra_rl.data import TrajectoryDataset
 from xtra_rl.recipes import common
+from xtra_rl.training.checkpoint import load_model_weights
 from xtra_rl.training.pipeline import ArtifactKind, Pipeline
 
 #: What decides an artifact, by stage: a change of any of these keys makes a new one.
@@ -45,6 +47,8 @@ class Inputs:
             root = root / f"anew-{datetime.now():%Y%m%d-%H%M%S}"
         self.pipeline = Pipeline(root, cfg.scale)
         self._resolved: dict[tuple[str, str], Path] = {}
+        self._datasets = {TrajectoryDataset(path).task: path for path in cfg.datasets}
+        self._teachers = {load_model_weights(path).metadata["tasks"][0]: path for path in cfg.teachers}
 
     def _resolve(self, kind: ArtifactKind, name: str, **how: Any) -> Path:
         if (kind, name) not in self._resolved:
@@ -62,7 +66,7 @@ class Inputs:
         return self._resolve(
             "dataset",
             task,
-            given=self.cfg.datasets.get(task),
+            given=self._datasets.get(task),
             key=self._key("collect", "num_envs"),
             build=lambda path: collect_offline(self.cfg, task, path),
         )
@@ -71,7 +75,7 @@ class Inputs:
         """Teacher of a task, trained on its dataset."""
         from xtra_rl.recipes.train_teacher import train_teacher
 
-        given = self.cfg.teachers.get(task)
+        given = self._teachers.get(task)
         dataset = None if given else self.dataset(task)
         return self._resolve(
             "teacher",

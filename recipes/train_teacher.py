@@ -4,7 +4,7 @@ XTRA (arXiv 2210.10763) section 3.1, stage 1a. Its predictions are stored beside
 is collected first if it is missing. Commands:
 
     python recipes/train_teacher.py target=phoenix
-    python recipes/train_teacher.py target=phoenix datasets.phoenix=PATH teacher.annotation=search
+    python recipes/train_teacher.py target=phoenix datasets=[PATH] teacher.annotation=search
     python recipes/train_teacher.py target=phoenix scale=paper device=cuda
 """
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset
 from xtra_rl.envs import get_task
 from xtra_rl.objectives import LaggingTarget
-from xtra_rl.recipes import common
+from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.batches import BatchSource
@@ -29,13 +29,15 @@ from xtra_rl.training.progress import progress
 
 def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None:
     """Train on ``dataset`` and write the teacher's model to ``path``."""
-    replay = common.offline_buffer(cfg, dataset, task, columns=())
-    model = common.build_model(cfg, task, "teacher", task)
+    replay = build.offline_buffer(cfg, dataset, task, columns=())
+    model = build.world_model(cfg, task, "teacher", task)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
-    targets = common.reanalyze_targets(cfg, target, task, "teacher", policy_ratio=cfg.teacher.policy_ratio, age_interval=None)
+    targets = build.reanalyze_targets(
+        cfg, target, task, "teacher", policy_ratio=cfg.teacher.policy_ratio, age_interval=None
+    )
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
     source = BatchSource(buffers, {task: targets}, device=common.device_of(cfg))
-    learner = common.build_learner(cfg, model, [task], "teacher", target=target)
+    learner = build.learner(cfg, model, [task], "teacher", target=target)
 
     loop = train_offline(source, learner, train_steps=cfg.teacher.train_steps)
     with progress(cfg.teacher.train_steps, description=f"teach {task}", unit="train step") as bar:
@@ -43,17 +45,17 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
             bar.update()
             source.set_beta(common.beta(cfg, now.train_steps, cfg.teacher.train_steps))
             common.show(cfg, bar, now)
-    common.save(path, cfg, model, "teacher", [task])
+    build.save(path, cfg, model, "teacher", [task])
 
 
 def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, str]:
     """Store the teacher's policy and value beside the data, unless they are there; returns their provenance."""
     provenance = {"teacher": path_sha256(teacher), "annotation": cfg.teacher.annotation}
     data = TrajectoryDataset(dataset)
-    if all(data.has_column(name, provenance=provenance) for name in common.TEACHER_COLUMNS):
+    if all(data.has_column(name, provenance=provenance) for name in build.TEACHER_COLUMNS):
         return provenance
-    model, _ = common.load_model(cfg, teacher)
-    planner = common.build_planner(cfg, model, "annotate", task)
+    model, _ = build.load_model(cfg, teacher)
+    planner = build.planner(cfg, model, "annotate", task)
     mask = get_task(task).action_mask.to(common.device_of(cfg))
     policies, values = [], []
     for episode in progress(range(data.num_episodes), description=f"annotate {task}", unit="episode"):
@@ -63,7 +65,7 @@ def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[s
         )
         policies.append(policy.cpu())
         values.append(value.cpu())
-    for name, arrays in zip(common.TEACHER_COLUMNS, (policies, values), strict=True):
+    for name, arrays in zip(build.TEACHER_COLUMNS, (policies, values), strict=True):
         data.write_column(name, arrays, provenance=provenance)
     return provenance
 

@@ -14,6 +14,7 @@ without a GPU); a GPU from scale=workstation on. Commands:
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import hydra
 from omegaconf import DictConfig
 
 from xtra_rl.models import WorldModel
-from xtra_rl.recipes import common
+from xtra_rl.recipes import build, common
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.loop import Stopwatch, scalars, train_online
@@ -42,10 +43,10 @@ def gather_inputs(cfg: DictConfig) -> tuple[Path | None, Annotated]:
 
 def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldModel:
     """The model to finetune: components of the student where asked for, the rest fresh."""
-    model = common.build_model(cfg, target, "finetune")
+    model = build.world_model(cfg, target, "finetune")
     freeze_components(model, list(cfg.freeze))
     if student is not None:
-        pretrained, metadata = common.load_model(cfg, student)
+        pretrained, metadata = build.load_model(cfg, student)
         report = transfer_components(pretrained, model, list(cfg.transfer))
         common.say(f"transfer from {student} ({', '.join(metadata.get('tasks', ['?']))}):\n{report}")
     return model
@@ -58,15 +59,17 @@ def train(
     settings, started = cfg.finetune, time.time()
     scheduler = TaskWeightScheduler(list(datasets), **common.plain(cfg.task_weight_schedule))
     scheduler = scheduler if cfg.task_weights and datasets else None
-    cross = common.annotated_buffers(cfg, datasets)
-    actor, source, learner = common.build_online(cfg, target, model, "finetune", cross, scheduler)
+    cross = build.annotated_buffers(cfg, datasets)
+    actor, source, learner = build.online(cfg, target, model, "finetune", cross, scheduler)
     watch, logged, due = Stopwatch(), 0, cfg.eval.every
+    save = partial(build.save, cfg=cfg, model=model, stage="finetune", tasks=[target, *datasets])
 
     with common.make_logger(cfg, run) as logger:
-        suite = common.evaluation_suite(cfg, target, model)
-        untrained = common.build_planner(cfg, common.build_model(cfg, target, "untrained"), "untrained")
+        suite = build.evaluation_suite(cfg, target, model)
+        untrained = build.planner(cfg, build.world_model(cfg, target, "untrained"), "untrained")
         suite.measure_baselines(cfg.eval.baselines, untrained)
         logger.log(suite.play(0), env_step=0, train_step=0)
+        save(run.checkpoints / "step-0")
 
         loop = train_online(
             actor,
@@ -80,9 +83,9 @@ def train(
         )
         total = settings.env_steps + settings.extra_train_steps
         with progress(total, description=f"finetune {target}", unit="step") as bar:
-            for now in common.stop_on_bad_loss(loop, cfg, run, model):
+            for now in common.stop_on_bad_loss(loop, run, save):
                 position = {"env_step": now.env_steps, "train_step": now.train_steps}
-                common.set_temperature(cfg, actor.planner, now.train_steps)
+                build.set_temperature(cfg, actor.planner, now.train_steps)
                 source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
                 bar.update(now.advanced)
                 for score in now.returns:
@@ -101,13 +104,11 @@ def train(
                 if due <= now.env_steps < settings.env_steps:
                     due += cfg.eval.every
                     logger.log(suite.play(now.env_steps), **position)
-                    common.save(
-                        run.checkpoints / f"step-{now.env_steps}", cfg, model, "finetune", [target, *datasets]
-                    )
+                    save(run.checkpoints / f"step-{now.env_steps}")
 
         metrics = suite.play(actor.env_steps, record_frames=cfg.eval.video_steps)
         logger.log(metrics, env_step=actor.env_steps, train_step=learner.steps)
-        checkpoint = common.save(run.path / "model", cfg, model, "finetune", [target, *datasets])
+        checkpoint = save(run.path / "model")
         summary = summarise(
             cfg,
             suite,

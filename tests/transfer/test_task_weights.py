@@ -79,15 +79,16 @@ def test_state_survives_in_the_middle_of_a_window():
     assert second.weights == expected
 
 
-def test_mean_cosine_is_of_the_open_window_only():
+def test_mean_cosine_is_of_one_window_and_stays_until_the_next():
     scheduler = TaskWeightScheduler(["a"], start=0, cycle=4, window=2)
     assert scheduler.mean_cosines == {}
-    scheduler.observe({"a": 0.5})
-    scheduler.step()
-    scheduler.observe({"a": -0.1})
-    assert scheduler.mean_cosines["a"] == pytest.approx(0.2)
-    scheduler.step()
-    assert scheduler.mean_cosines == {}
+    means = []
+    for cosine in (0.5, -0.1, None, None, 0.3):
+        if cosine is not None:
+            scheduler.observe({"a": cosine})
+        scheduler.step()
+        means.append(scheduler.mean_cosines["a"])
+    assert means == pytest.approx([0.5, 0.2, 0.2, 0.2, 0.3])
 
 
 def test_state_of_other_tasks_is_refused():

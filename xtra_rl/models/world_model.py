@@ -220,7 +220,11 @@ def make_world_model(
     )
     model = WorldModel(
         Representation(
-            frame_stack * image_channels, channels=channels, num_blocks=num_blocks, downsample=downsample, stem=stem
+            frame_stack * image_channels,
+            channels=channels,
+            num_blocks=num_blocks,
+            downsample=downsample,
+            stem=stem,
         ),
         DynamicsModel(
             Dynamics(
@@ -242,4 +246,4 @@ def make_world_model(
     )
     model.config = config
     # Convolutions on the CPU run 1.3 to 1.5 times faster on channels-last weights and frames.
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -36,8 +36,8 @@ class MuZeroLoss(LossModule):
     Raises:
         ValueError: if a coefficient is negative or ``reduction`` unknown.
 
-    The outputs are ``loss_policy``, ``loss_value``, ``loss_reward``, ``loss_consistency`` (back-propagate their sum) and
-    ``policy_entropy``, ``target_entropy``, ``value_error``, detached. ``td_error`` ``[B]`` is written into the batch.
+    The outputs are ``loss_policy``, ``loss_value``, ``loss_reward``, ``loss_consistency`` (back-propagate their sum)
+    and, detached, ``policy_entropy``, ``target_entropy``, ``value_error``. ``td_error [B]`` is written into the batch.
 
     Example:
         >>> from xtra_rl.models import make_world_model

@@ -11,6 +11,10 @@ from torch import Tensor
 from xtra_rl.search.types import Embedding, RecurrentOutput
 
 
+class NotFiniteError(ValueError):
+    """What a network said is NaN or infinite."""
+
+
 def check_roots(prior_logits: Tensor, value: Tensor, embedding: Embedding) -> None:
     """Check the initial inference; see :func:`xtra_rl.search.puct_search` for the shapes."""
     if prior_logits.ndim != 2 or 0 in prior_logits.shape:
@@ -37,7 +41,7 @@ def check_roots(prior_logits: Tensor, value: Tensor, embedding: Embedding) -> No
         )
     check_no_nan("value", value)
     if not bool((prior_logits < torch.inf).all()):
-        raise ValueError("prior_logits contains NaN or +inf: check the policy head that made it.")
+        raise NotFiniteError("prior_logits contains NaN or +inf: check the policy head that made it.")
 
 
 def check_legal(prior_logits: Tensor, invalid_actions: Tensor | None) -> Tensor:
@@ -69,7 +73,7 @@ def check_shape(name: str, tensor: Tensor, expected: list[int]) -> None:
 def check_no_nan(name: str, tensor: Tensor) -> None:
     """Require that no entry is NaN."""
     if bool(tensor.isnan().any()):
-        raise ValueError(f"{name} contains NaN: check the network or the weights that made it.")
+        raise NotFiniteError(f"{name} contains NaN: check the network or the weights that made it.")
 
 
 def check_at_least(name: str, value: Any, minimum: int) -> None:

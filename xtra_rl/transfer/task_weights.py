@@ -64,7 +64,7 @@ class TaskWeightScheduler:
         self._weights = dict.fromkeys(self.tasks, 1.0)
         self._hits = dict.fromkeys(self.tasks, 0)
         self._observations = dict.fromkeys(self.tasks, 0)
-        self._cosine_sums = dict.fromkeys(self.tasks, 0.0)
+        self._mean_cosines: dict[str, float] = {}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -73,9 +73,8 @@ class TaskWeightScheduler:
 
     @property
     def mean_cosines(self) -> dict[str, float]:
-        """Mean cosine of each cross task in the window that is open now; empty outside of windows."""
-        seen = {task: count for task, count in self._observations.items() if count}
-        return {task: self._cosine_sums[task] / count for task, count in seen.items()}
+        """Mean cosine of each cross task in the open window, or in the last one; empty before the first."""
+        return dict(self._mean_cosines)
 
     @property
     def measuring(self) -> bool:
@@ -93,9 +92,12 @@ class TaskWeightScheduler:
                 raise ValueError(
                     f"task {task!r} has no weight; the cross tasks are {', '.join(self.tasks) or 'none'}"
                 )
+            count, cosine = self._observations[task], float(cosine)
+            # The first observation of a window starts a new mean.
+            mean = self._mean_cosines[task] if count else 0.0
+            self._mean_cosines[task] = mean + (cosine - mean) / (count + 1)
             self._observations[task] += 1
-            self._hits[task] += int(float(cosine) > self.threshold)
-            self._cosine_sums[task] += float(cosine)
+            self._hits[task] += int(cosine > self.threshold)
 
     def step(self) -> None:
         """Count one training step; at the end of a window turn the counts into weights."""
@@ -111,7 +113,6 @@ class TaskWeightScheduler:
                 official = round((1 + hits) / (1 + observations), 2)
                 self._weights[task] = official if self.estimator == "official" else hits / observations
             self._hits[task] = self._observations[task] = 0
-            self._cosine_sums[task] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and weights."""
@@ -120,7 +121,7 @@ class TaskWeightScheduler:
             "weights": dict(self._weights),
             "hits": dict(self._hits),
             "observations": dict(self._observations),
-            "cosine_sums": dict(self._cosine_sums),
+            "mean_cosines": dict(self._mean_cosines),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -135,7 +136,7 @@ class TaskWeightScheduler:
         self._weights = {task: float(state["weights"][task]) for task in self.tasks}
         self._hits = {task: int(state["hits"][task]) for task in self.tasks}
         self._observations = {task: int(state["observations"][task]) for task in self.tasks}
-        self._cosine_sums = {task: float(state["cosine_sums"][task]) for task in self.tasks}
+        self._mean_cosines = {task: float(mean) for task, mean in state["mean_cosines"].items()}
 
 
 def task_coefficients(

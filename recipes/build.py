@@ -1,0 +1,246 @@
+"""From a config to the library's parts: models, planners, targets, learners, replay."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
+from xtra_rl.envs import TaskSpec, get_task, make_env
+from xtra_rl.evaluation.suite import EvaluationSuite
+from xtra_rl.models import WorldModel, make_world_model
+from xtra_rl.objectives import LaggingTarget, MuZeroLoss
+from xtra_rl.recipes import common
+from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
+from xtra_rl.targets import ReanalyzeTargets, TeacherTargets
+from xtra_rl.training.actor import Actor
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.checkpoint import load_into, load_model_weights, save_model
+from xtra_rl.training.learner import Learner
+from xtra_rl.training.schedules import make_optimizer, piecewise, warmup_factor
+from xtra_rl.training.seeding import derive_seed, make_generator
+from xtra_rl.transfer import TaskWeightScheduler
+
+TEACHER_COLUMNS = ("teacher_policy", "teacher_value")
+
+
+def world_model(cfg: DictConfig, task: str, *names: str) -> WorldModel:
+    """The world model for a task's action head; its initialisation depends on the seed and ``names``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(cfg.seed, "model", *names))
+        model = make_world_model(
+            image_size=cfg.env.image_size,
+            image_channels=1 if cfg.env.grayscale else 3,
+            frame_stack=cfg.env.frame_stack,
+            num_actions=get_task(task).num_actions,
+            **common.plain(cfg.model),
+        )
+    return model.to(common.device_of(cfg))
+
+
+def load_model(cfg: DictConfig, path: str | Path) -> tuple[WorldModel, dict[str, Any]]:
+    """A trained model with the sizes it was built with, and its metadata."""
+    files = load_model_weights(path)
+    model = make_world_model(**files.config)
+    load_into(model, path)
+    return model.to(common.device_of(cfg)).eval(), files.metadata
+
+
+def save(path: Path, cfg: DictConfig, model: WorldModel, stage: str, tasks: list[str]) -> Path:
+    """Write a model directory that says where it comes from."""
+    about = {
+        "tasks": tasks,
+        "stage": stage,
+        "scale": cfg.scale,
+        "seed": cfg.seed,
+        "env": common.plain(cfg.env),
+    }
+    return save_model(path, model, config=model.config, metadata=about)
+
+
+def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | GumbelMCTSPlanner:
+    """Search over a model; its randomness depends on the seed and ``names``."""
+    search, generator = cfg.search, make_generator(cfg.seed, "search", *names)
+    shared: dict[str, Any] = {
+        "num_simulations": search.num_simulations,
+        "discount": search.discount,
+        "generator": generator,
+    }
+    if search.algorithm == "gumbel":
+        names_of = ("max_num_considered_actions", "rescale_floor", "root_logit_scale")
+        return GumbelMCTSPlanner(model, **shared, **{name: search[name] for name in names_of})
+    if search.algorithm == "puct":
+        names_of = ("pb_c_init", "pb_c_base", "q_normalization", "value_delta_max")
+        names_of += ("dirichlet_alpha", "exploration_fraction")
+        return MCTSPlanner(model, **shared, **{name: search[name] for name in names_of})
+    raise ValueError(f"search.algorithm is {search.algorithm!r}; expected 'puct' or 'gumbel'")
+
+
+def set_temperature(cfg: DictConfig, planner: Any, train_step: int) -> None:
+    """Acting temperature of pUCT by training step; Gumbel search keeps its own noise."""
+    if cfg.search.algorithm == "puct":
+        planner.temperature = piecewise(train_step, common.plain(cfg.search.temperature))
+
+
+def reanalyze_targets(
+    cfg: DictConfig, target: LaggingTarget, task: str, *names: str, **changes: Any
+) -> ReanalyzeTargets:
+    """Targets of a task that is learnt by search on the lagging network."""
+    search = planner(cfg, target.module, "reanalyze", task, *names)
+    mask = get_task(task).action_mask.to(common.device_of(cfg))
+    options = common.plain(cfg.targets) | changes
+    return ReanalyzeTargets(
+        search, mask, discount=cfg.search.discount, frame_stack=cfg.env.frame_stack, **options
+    )
+
+
+def teacher_targets(cfg: DictConfig, model: WorldModel) -> TeacherTargets:
+    """Targets of annotated offline data."""
+    return TeacherTargets(
+        unroll_steps=cfg.targets.unroll_steps,
+        td_steps=cfg.targets.td_steps,
+        clip_rewards=cfg.targets.clip_rewards,
+        discount=cfg.search.discount,
+        value_source=cfg.teacher_targets.value_source,
+        frame_stack=cfg.env.frame_stack,
+        value_prefix_horizon=model.value_prefix_horizon,
+    )
+
+
+def learner(
+    cfg: DictConfig,
+    model: WorldModel,
+    tasks: list[str],
+    *names: str,
+    target: LaggingTarget | None = None,
+    task_weights: TaskWeightScheduler | None = None,
+    reduction: str = "sum",
+) -> Learner:
+    """Loss, optimiser and schedules around a model."""
+    optim = common.plain(cfg.optim)
+    schedule = {key: optim.pop(key) for key in ("warmup_steps", "decay", "decay_steps", "decay_rate")}
+    max_grad_norm = optim.pop("max_grad_norm")
+    return Learner(
+        MuZeroLoss(model, **common.plain(cfg.loss)),
+        make_optimizer(model, **optim),
+        tasks=tasks,
+        lr_factor=partial(warmup_factor, **schedule),
+        target=target,
+        task_weights=task_weights,
+        reduction=reduction,  # type: ignore[arg-type]
+        max_grad_norm=max_grad_norm,
+        frame_stack=cfg.env.frame_stack,
+        augmentation=cfg.augmentation,
+        generator=make_generator(cfg.seed, "augmentation", *names, device=common.device_of(cfg)),
+        autocast=getattr(torch, cfg.autocast) if cfg.autocast else None,
+    )
+
+
+def offline_buffer(
+    cfg: DictConfig,
+    path: str | Path,
+    task: str,
+    *,
+    columns: tuple[str, ...],
+    provenance: dict[str, Any] | None = None,
+) -> TrajectoryReplayBuffer:
+    """Replay of a stored dataset, checked against the frames of this config."""
+    dataset = TrajectoryDataset(path)
+    side = cfg.env.image_size
+    dataset.check_frames((1 if cfg.env.grayscale else 3, side, side))
+    return dataset.to_replay_buffer(
+        columns,
+        provenance=provenance,
+        num_actions=get_task(task).num_actions,
+        alpha=cfg.replay.alpha,
+        beta=cfg.replay.beta[0],
+        seed=derive_seed(cfg.seed, "offline replay", task),
+    )
+
+
+def annotated_buffers(
+    cfg: DictConfig, datasets: dict[str, tuple[Path, dict[str, Any]]]
+) -> dict[str, TrajectoryReplayBuffer]:
+    """Replay of each annotated dataset, given with the provenance of its annotation."""
+    return {
+        task: offline_buffer(cfg, path, task, columns=TEACHER_COLUMNS, provenance=provenance)
+        for task, (path, provenance) in datasets.items()
+    }
+
+
+def evaluation_suite(cfg: DictConfig, task: str, model: WorldModel) -> EvaluationSuite:
+    """Evaluations of a model on a task as the config says; its search has its own randomness."""
+    settings = cfg.eval
+    return EvaluationSuite(
+        task,
+        planner(cfg, model, "evaluate", task),
+        episodes=settings.episodes,
+        max_steps=settings.max_steps,
+        env_kwargs=common.env_kwargs(cfg),
+        num_envs=settings.num_envs,
+        modes=list(settings.modes),
+    )
+
+
+def check_fits(cfg: DictConfig, model: WorldModel, task: TaskSpec) -> None:
+    """Refuse a model that was built for other frames or another action head than this config's."""
+    wanted = {
+        "image_size": cfg.env.image_size,
+        "image_channels": 1 if cfg.env.grayscale else 3,
+        "frame_stack": cfg.env.frame_stack,
+        "num_actions": task.num_actions,
+    }
+    wrong = {
+        name: (model.config[name], value) for name, value in wanted.items() if model.config[name] != value
+    }
+    if wrong:
+        text = ", ".join(
+            f"{name} {has} and the config asks for {asks}" for name, (has, asks) in wrong.items()
+        )
+        raise ValueError(
+            f"the checkpoint was trained with {text}; pass the scale or env settings it was trained with"
+        )
+
+
+def online(
+    cfg: DictConfig,
+    task: str,
+    model: WorldModel,
+    stage: str,
+    cross: dict[str, TrajectoryReplayBuffer] | None = None,
+    task_weights: TaskWeightScheduler | None = None,
+) -> tuple[Actor, BatchSource, Learner]:
+    """EfficientZero on one task, with cross tasks beside it if there are any."""
+    device, cross = common.device_of(cfg), cross or {}
+    env = make_env(
+        task, cfg.num_envs, seed=derive_seed(cfg.seed, "env", stage, task), **common.env_kwargs(cfg)
+    )
+    replay = TrajectoryReplayBuffer(
+        cfg.replay.capacity,
+        num_envs=cfg.num_envs,
+        num_actions=get_task(task).num_actions,
+        alpha=cfg.replay.alpha,
+        beta=cfg.replay.beta[0],
+        seed=derive_seed(cfg.seed, "replay", stage, task),
+    )
+    target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
+    quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
+    buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)
+    targets = {task: reanalyze_targets(cfg, target, task, stage)} | dict.fromkeys(
+        cross, teacher_targets(cfg, model)
+    )
+    learn = learner(
+        cfg,
+        model,
+        [task, *cross],
+        stage,
+        target=target,
+        task_weights=task_weights,
+        reduction=cfg.task_loss_reduction,
+    )
+    actor = Actor(env, planner(cfg, model, "act", stage, task), replay, device=device)
+    return actor, BatchSource(buffers, targets, device=device), learn

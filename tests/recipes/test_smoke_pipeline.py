@@ -1,0 +1,357 @@
+"""The whole of XTRA on real games at scale=smoke, from the command line and as functions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gridworld import make_gridworld
+
+from xtra_rl.envs import register_task, unregister_task
+from xtra_rl.evaluation.figures import read_metrics
+from xtra_rl.recipes import build, common
+from xtra_rl.recipes.distill import distill
+from xtra_rl.recipes.evaluate import evaluate
+from xtra_rl.recipes.inputs import Inputs
+from xtra_rl.recipes.xtra_finetune import xtra_finetune
+from xtra_rl.training.run import SUMMARY_KEYS, RunDirectory
+
+ROOT = Path(__file__).parents[2]
+SHORT = (
+    "finetune.env_steps=60",
+    "eval.every=1000",
+    "eval.episodes=1",
+    "eval.num_envs=1",
+    "eval.modes=[greedy]",
+)
+SHORT += ("eval.baselines=[]", "eval.max_steps=10", "eval.video_steps=5")
+
+
+def command_line(folder, *arguments, recipe="xtra_finetune"):
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """The main job on a machine with nothing prepared."""
+    folder = tmp_path_factory.mktemp("first_run")
+    start = time.time()
+    done = command_line(folder, "scale=smoke")
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = folder / "runs" / "xtra_finetune" / "alien-smoke-s0"
+    return SimpleNamespace(
+        folder=folder, run=run, stdout=done.stdout, stderr=done.stderr, seconds=time.time() - start
+    )
+
+
+@pytest.fixture
+def reuse(first_run, config, tmp_path):
+    """``reuse(*overrides)``: a config that finds the first run's artifacts and writes elsewhere."""
+
+    def make(*overrides, recipe="xtra_finetune"):
+        places = (f"artifacts={first_run.folder / 'artifacts'}", f"run_dir={tmp_path / 'run'}")
+        return config(recipe, "scale=smoke", *places, *overrides)
+
+    return make
+
+
+def by_path(first_run, *kinds):
+    """Overrides that give the first run's artifacts of some kinds by path."""
+    tasks = ("amidar", "bank_heist")
+    return [f"{kind}=[{','.join(str(artifact(first_run, kind, task)) for task in tasks)}]" for kind in kinds]
+
+
+def artifact(first_run, kind, name):
+    return next((first_run.folder / "artifacts" / kind).glob(f"{name}-*"))
+
+
+def test_every_stage_is_announced_with_rate_and_time(first_run):
+    for stage in ("collect ", "teach ", "annotate ", "distil ", "finetune alien", "evaluate alien"):
+        assert any(line.startswith(stage) and "/s, took" in line for line in first_run.stderr.splitlines()), (
+            stage
+        )
+    for kind in ("dataset", "teacher", "student"):
+        assert f"{kind} " in first_run.stdout
+        assert "building it at scale smoke, because there is none" in first_run.stdout
+
+
+def test_run_ends_with_a_table_and_says_what_it_is_worth(first_run):
+    for expected in (
+        "random",
+        "at start",
+        "at end",
+        "human-normalised",
+        "too small to measure transfer",
+        "the paper plays 32",
+    ):
+        assert expected in first_run.stdout
+
+
+def test_run_directory_is_complete(first_run):
+    run = RunDirectory(first_run.run)
+    summary = run.read_summary()
+    assert set(SUMMARY_KEYS) <= set(summary)
+    assert summary["env_steps"] == 120
+    assert len(summary["eval/returns"]["greedy"]) == len(summary["eval/returns"]["sampled"]) == 2
+    assert run.read_config()["scale"] == "smoke"
+    assert set(run.read_manifest()["inputs"]) == {"dataset amidar", "dataset bank_heist", "student"}
+    for name in (
+        "figures/learning_curve.png",
+        "figures/task_weights.png",
+        "figures/losses.png",
+        "videos/final.mp4",
+    ):
+        assert (first_run.run / name).stat().st_size > 2000, name
+    assert (first_run.folder / summary["checkpoint"] / "model.safetensors").is_file()
+
+
+def test_metrics_have_the_documented_names(first_run):
+    names = set(read_metrics(first_run.run))
+    expected = {
+        "loss/policy",
+        "loss/value",
+        "loss/reward",
+        "loss/consistency",
+        "task_weight/amidar",
+        "grad_cos/amidar",
+    }
+    expected |= {
+        "eval/alien/return",
+        "eval/alien/hns",
+        "eval/alien/return_sampled",
+        "train/lr",
+        "search/root_value",
+    }
+    assert expected <= names
+    with open(first_run.run / "throughput.csv", newline="") as file:
+        assert {row["metric"] for row in csv.DictReader(file)} >= {"throughput/learn_ms_per_train_step"}
+
+
+def test_nothing_is_written_outside_runs_and_artifacts(first_run):
+    assert {path.name for path in first_run.folder.iterdir()} == {"runs", "artifacts"}
+
+
+def test_same_seed_gives_identical_metrics_from_nothing_and_another_seed_does_not(
+    first_run, config, tmp_path
+):
+    """The second pipeline builds its own datasets, teachers and student, in another process."""
+    places = (f"artifacts={tmp_path / 'artifacts'}", f"run_dir={tmp_path / 'again'}")
+    again = xtra_finetune(config("xtra_finetune", "scale=smoke", *places))
+    assert (again / "metrics.csv").read_bytes() == (first_run.run / "metrics.csv").read_bytes()
+    inputs = by_path(first_run, "datasets", "teachers")
+    inputs += [f"student={artifact(first_run, 'students', 'amidar+bank_heist')}"]
+    other = config("xtra_finetune", "scale=smoke", "seed=1", f"run_dir={tmp_path / 'other'}", *inputs)
+    assert (xtra_finetune(other) / "metrics.csv").read_bytes() != (first_run.run / "metrics.csv").read_bytes()
+
+
+def test_finished_run_is_not_overwritten(first_run, reuse, capsys):
+    before = (first_run.run / "summary.json").read_bytes()
+    xtra_finetune(reuse(f"run_dir={first_run.run}"))
+    assert "is already finished: mean return" in capsys.readouterr().out
+    assert (first_run.run / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["cross_task=false"], {"weights": False, "student": True}),
+        (["pretrained=false"], {"weights": True, "student": False}),
+        (["pretrained=false", "cross_task=false"], {"weights": False, "student": False}),
+        (["task_weights=false"], {"weights": False, "student": True}),
+        (["freeze=[representation]", "transfer=[representation,dynamics]"], {"weights": True, "student": True}),
+        (["task_loss_reduction=mean", "variant=official"], {"weights": True, "student": True}),
+        (["search.algorithm=puct", "search.num_simulations=3"], {"weights": True, "student": False}),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_ablations_of_table_1_run(first_run, reuse, capsys, flags, expected):
+    inputs = []
+    if "search.algorithm=puct" in flags:
+        # Another search makes other artifacts; the first run's are given by path.
+        inputs = [*by_path(first_run, "datasets", "teachers"), "pretrained=false"]
+    run = xtra_finetune(reuse(*SHORT, *inputs, *flags))
+    out = capsys.readouterr().out
+    names = set(read_metrics(run))
+    assert ("task_weight/amidar" in names) is expected["weights"]
+    assert ("transfer from" in out) is expected["student"]
+    assert "building" not in out
+    if "freeze=[representation]" in flags:
+        table = {
+            line.split()[0]: line.split()[1:3]
+            for line in out.splitlines()
+            if line.startswith(("repr", "dyn", "pred"))
+        }
+        assert table == {
+            "representation": ["copied", "frozen"], "dynamics": ["copied", "trained"],
+            "prediction": ["initialised", "trained"],
+        }  # fmt: skip
+
+
+def test_trained_model_is_evaluated_on_a_game_it_has_never_seen(first_run, reuse):
+    cfg = reuse("target=ms_pacman", "eval.modes=[greedy]", recipe="evaluate")
+    run = evaluate(cfg, first_run.run / "model")
+    summary = RunDirectory(run).read_summary()
+    assert summary["target"] == "ms_pacman"
+    assert len(summary["eval/returns"]["greedy"]) == 2
+
+
+def test_wandb_offline_and_tensorboard_receive_the_run(reuse):
+    run = xtra_finetune(
+        reuse(
+            *SHORT, "pretrained=false", "cross_task=false", "logger=[wandb,tensorboard]", "wandb_mode=offline"
+        )
+    )
+    assert list(run.glob("**/*.wandb"))
+    assert list(run.glob("**/events.out.tfevents.*"))
+    assert (run / "metrics.csv").is_file()
+
+
+def test_distilled_student_is_rebuilt_only_when_a_setting_changes(first_run, reuse, capsys):
+    Inputs(reuse(recipe="distill")).student()
+    assert "building" not in capsys.readouterr().out
+    Inputs(reuse("distill.train_steps=2", recipe="distill")).student()
+    out = capsys.readouterr().out
+    assert "student amidar+bank_heist: building it" in out
+    assert "train_steps" in out
+    assert "dataset amidar: building" not in out
+
+
+def fails(recipe, cfg, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        common.friendly(lambda cfg: recipe(cfg, *arguments))(cfg)
+    message = str(caught.value)
+    assert message.startswith("error: ")
+    return message
+
+
+def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
+    done = command_line(tmp_path, "scale=smoke", "target=asault")
+    assert done.returncode != 0
+    assert "assault" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = command_line(tmp_path, "scale=smoke", "finetune.env_stepz=3")
+    assert done.returncode != 0
+    assert "env_stepz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["batch_size=-4"], ["batch_size", "-4"]),
+        (["env.image_size=-32"], ["image_size", "-32"]),
+        (["model.channels=0"], ["channels", "0"]),
+        (["finetune.env_steps=-1"], ["env_steps=-1"]),
+        (["search.num_simulations=0"], ["num_simulations", "0"]),
+        (["search.algorithm=alphabeta"], ["alphabeta", "puct", "gumbel"]),
+        (["transfer=[encoder]"], ["encoder", "representation"]),
+        (["cross_batch_size=1"], ["batch_size=1", "2 tasks"]),
+        (["resume=maybe"], ["resume", "maybe", "auto or never"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["logger=[neptune]"], ["neptune", "csv"]),
+    ],
+    ids=lambda value: value[0] if "=" in value[0] else "",
+)
+def test_impossible_settings_are_named(first_run, reuse, overrides, expected):
+    message = fails(xtra_finetune, reuse(*SHORT, *overrides))
+    for text in expected:
+        assert text in message
+
+
+def test_dataset_of_other_frames_names_both_shapes(first_run, reuse):
+    dataset = artifact(first_run, "datasets", "amidar")
+    cfg = reuse("env.image_size=48", "cross_tasks=[amidar]", f"datasets=[{dataset}]")
+    message = fails(xtra_finetune, cfg)
+    assert "32" in message
+    assert "48" in message
+
+
+def copy_of(dataset, folder):
+    return Path(shutil.copytree(dataset, folder / "copy"))
+
+
+def test_corrupt_and_empty_datasets_are_refused_by_name(first_run, reuse, tmp_path):
+    dataset = copy_of(artifact(first_run, "datasets", "amidar"), tmp_path)
+    shard = max((dataset / "shards").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    cfg = reuse("pretrained=false", "cross_tasks=[amidar]", f"datasets=[{dataset}]")
+    assert shard.name in fails(xtra_finetune, cfg)
+    (tmp_path / "empty").mkdir()
+    cfg = reuse("pretrained=false", "cross_tasks=[amidar]", f"datasets=[{tmp_path / 'empty'}]")
+    assert "empty" in fails(xtra_finetune, cfg)
+    cfg = reuse("pretrained=false", "cross_tasks=[amidar]", "datasets=[nowhere]")
+    assert "nowhere" in fails(xtra_finetune, cfg)
+
+
+def test_student_of_another_architecture_names_the_first_differing_tensor(first_run, reuse):
+    student = artifact(first_run, "students", "amidar+bank_heist")
+    message = fails(xtra_finetune, reuse("cross_task=false", f"student={student}", "model.channels=16"))
+    assert "stem.0.weight" in message
+    assert "(8, 4, 3, 3)" in message
+
+
+def test_checkpoint_for_other_frames_is_refused_by_evaluate(first_run, reuse):
+    message = fails(evaluate, reuse("env.image_size=48", recipe="evaluate"), first_run.run / "model")
+    assert "image_size 32" in message
+    assert "48" in message
+
+
+@pytest.fixture
+def broken_rewards():
+    """A task whose every reward is NaN."""
+    register_task(
+        "broken", partial(make_gridworld, goal_reward=float("nan")), num_actions=5, action_ids=(0, 1, 2, 3)
+    )
+    yield
+    unregister_task("broken")
+
+
+BROKEN = ("target=broken", "env.image_size=24", "model.downsample=8", "pretrained=false", "cross_task=false")
+
+
+def test_nan_loss_stops_with_the_last_good_model_and_the_batch(reuse, broken_rewards):
+    cfg = reuse(*SHORT, *BROKEN)
+    message = fails(xtra_finetune, cfg)
+    assert "loss is nan at training step 0" in message
+    checkpoints = Path(cfg.run_dir) / "checkpoints"
+    assert str(checkpoints) in message
+    model, _ = build.load_model(cfg, checkpoints / "last-good")
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    batch = torch.load(checkpoints / "bad-batch.pt", weights_only=True)
+    assert batch["value_target"].isnan().any()
+    assert not (Path(cfg.run_dir) / "summary.json").exists()
+
+
+def test_exploding_weights_stop_with_a_sentence(reuse):
+    cfg = reuse(*SHORT, "pretrained=false", "cross_task=false", "optim.lr=1e30", "optim.warmup_steps=0")
+    message = fails(xtra_finetune, cfg)
+    assert "contains NaN" in message
+    assert "Last saved model: " in message
+    assert "step-0" in message
+
+
+def test_distillation_alone_gives_a_model_directory(first_run, reuse, tmp_path):
+    inputs = Inputs(reuse(recipe="distill"))
+    distill(
+        reuse("distill.train_steps=2", recipe="distill"),
+        {"amidar": inputs.annotated("amidar")},
+        tmp_path / "student",
+    )
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert "amidar" in json.dumps(config)
