@@ -12,7 +12,13 @@ from torch import Tensor
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.search import InitialOutput
 from xtra_rl.search.base_planner import SearchPlanner
-from xtra_rl.targets.value import bootstrap_positions, n_step_values, reward_targets, td_steps_by_age
+from xtra_rl.targets.value import (
+    bootstrap_positions,
+    clip_reward,
+    n_step_values,
+    reward_targets,
+    td_steps_by_age,
+)
 
 
 class ReanalyzeTargets:
@@ -103,7 +109,7 @@ class ReanalyzeTargets:
         if stored is not None:
             policy = torch.where(policy_mask[..., None], policy, stored)
             policy_mask = mask[:, : unroll + 1]
-        reward = windows["reward"].sign() if self.clip_rewards else windows["reward"]
+        reward = clip_reward(windows["reward"]) if self.clip_rewards else windows["reward"]
         value_target, value_mask = n_step_values(
             reward, value, mask, terminated, td_steps=steps, unroll_steps=unroll, discount=self.discount
         )

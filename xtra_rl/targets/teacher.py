@@ -12,7 +12,7 @@ from torch import Tensor
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.search.base_planner import SearchPlanner
 from xtra_rl.targets.reanalyze import make_batch
-from xtra_rl.targets.value import n_step_values
+from xtra_rl.targets.value import clip_reward, n_step_values
 
 
 class TeacherTargets:
@@ -72,7 +72,7 @@ class TeacherTargets:
             windows["terminated"],
             windows["teacher_value"],
         )
-        reward = windows["reward"].sign() if self.clip_rewards else windows["reward"]
+        reward = clip_reward(windows["reward"]) if self.clip_rewards else windows["reward"]
         value_target, value_mask = n_step_values(
             reward,
             teacher_value,

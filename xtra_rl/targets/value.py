@@ -10,6 +10,16 @@ import torch
 from torch import Tensor
 
 
+def clip_reward(reward: Tensor) -> Tensor:
+    """Sign of a reward, as Atari agents learn it. NaN stays NaN: ``torch.sign`` would hide it as 0.
+
+    Example:
+        >>> clip_reward(torch.tensor([30.0, -0.5, 0.0, float("nan")]))
+        tensor([ 1., -1.,  0., nan])
+    """
+    return torch.where(reward.isnan(), reward, reward.sign())
+
+
 def td_steps_by_age(age: Tensor, td_steps: int, decay_interval: int | None) -> Tensor:
     """Bootstrap horizon of each sample: older data bootstraps earlier, down to one step.
 

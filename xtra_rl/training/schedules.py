@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -77,14 +77,7 @@ def make_optimizer(
     if not parameters:
         raise ValueError("every component is frozen, so nothing can be trained; name fewer in freeze=[...]")
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     raise ValueError(f"optimiser name is {name!r}; expected 'sgd' or 'adamw'")
-
-
-def lr_scheduler(
-    optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning-rate schedule from a factor of the step, e.g. :func:`warmup_factor`."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

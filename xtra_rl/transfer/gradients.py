@@ -63,6 +63,10 @@ def set_combined_gradient(
         gradients: from :func:`task_gradients`.
         coefficients: ``[M]``, from :func:`~xtra_rl.transfer.task_weights.task_coefficients`.
     """
+    factors = coefficients.tolist()
     for i, parameter in enumerate(parameters):
-        stacked = torch.stack([gradient[i] for gradient in gradients])
-        parameter.grad = torch.tensordot(coefficients.to(stacked.dtype), stacked, dims=1)
+        # Fused optimisers walk raw memory, so a gradient must have the strides of its parameter (channels-last).
+        combined = torch.zeros_like(parameter)
+        for factor, gradient in zip(factors, gradients, strict=True):
+            combined.add_(gradient[i], alpha=factor)
+        parameter.grad = combined
