@@ -242,5 +242,5 @@ def online(
         task_weights=task_weights,
         reduction=cfg.task_loss_reduction,
     )
-    actor = Actor(env, planner(cfg, model, "act", stage, task), replay, device=device)
+    actor = Actor(env, planner(cfg, model, "act", stage, task), replay)
     return actor, BatchSource(buffers, targets, device=device), learn

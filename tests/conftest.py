@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 # The tests' tensors are small: a second thread would only wait, and two test runs at once would fight.
 torch.set_num_threads(1)
 
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +25,14 @@ def _seeded():
 def golden_dir() -> Path:
     """Folder of stored expected results."""
     return GOLDEN
+
+
+@pytest.fixture
+def config():
+    """``config(recipe, *overrides)``: the composed config of a recipe, as on its command line."""
+
+    def make(recipe: str, *overrides: str):
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            return compose(recipe, overrides=list(overrides))
+
+    return make

@@ -12,7 +12,7 @@ from xtra_rl.envs import get_task
 from xtra_rl.evaluation.baselines import best_constant_action, random_returns
 from xtra_rl.evaluation.evaluate import EvaluationMode, EvaluationResult, evaluate
 from xtra_rl.evaluation.metrics import human_normalized
-from xtra_rl.training.progress import progress
+from xtra_rl.training.progress import Progress, progress
 
 BASELINES = ("random", "constant", "untrained")
 
@@ -56,11 +56,13 @@ class EvaluationSuite:
             "num_envs": self.num_envs,
         }
 
+    def _bar(self, label: str, episodes: int) -> Progress[Any]:
+        return progress(episodes, description=f"evaluate {self.task} {label}", unit="episode")
+
     def _evaluate(
         self, policy: Any, mode: EvaluationMode, label: str, record_frames: int = 0
     ) -> EvaluationResult:
-        description = f"evaluate {self.task} {label}"
-        with progress(self.episodes, description=description, unit="episode") as bar:
+        with self._bar(label, self.episodes) as bar:
             return evaluate(
                 policy,
                 self.task,
@@ -84,9 +86,14 @@ class EvaluationSuite:
         """
         for name in names:
             if name == "random":
-                self.baselines[name] = random_returns(self.task, **self._options(self.episodes)).mean_return
+                with self._bar("random", self.episodes) as bar:
+                    result = random_returns(self.task, progress=bar, **self._options(self.episodes))
+                self.baselines[name] = result.mean_return
             elif name == "constant":
-                self.baselines[name] = best_constant_action(self.task, **self._options(2)).result.mean_return
+                # Two games for every legal action: enough for a baseline that an agent must leave behind clearly.
+                with self._bar("constant actions", 2 * len(get_task(self.task).action_ids)) as bar:
+                    best = best_constant_action(self.task, progress=bar, **self._options(2))
+                self.baselines[name] = best.result.mean_return
             elif name == "untrained" and untrained is not None:
                 self.baselines[name] = self._evaluate(untrained, self.modes[-1], "untrained").mean_return
             else:

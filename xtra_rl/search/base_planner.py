@@ -107,12 +107,12 @@ class SearchPlanner(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Search from the observations and write the keys of the class docstring."""
-        action_mask = tensordict.get("action_mask")
-        batch = action_mask.shape[:-1]
-        observation = tensordict.get("observation")
-        observation = observation.reshape(-1, *observation.shape[len(batch) :])
-        action_mask = action_mask.reshape(-1, action_mask.shape[-1])
+        """Search from the observations, on the model's device, and write the keys of the class docstring."""
+        action_mask, observation = tensordict.get("action_mask"), tensordict.get("observation")
+        batch, home = action_mask.shape[:-1], observation.device
+        device = _device_of(self.world_model, home)
+        observation = observation.reshape(-1, *observation.shape[len(batch) :]).to(device)
+        action_mask = action_mask.reshape(-1, action_mask.shape[-1]).to(device)
 
         explore = interaction_type() is not InteractionType.DETERMINISTIC
         initial = self.initial_inference(observation)
@@ -120,7 +120,7 @@ class SearchPlanner(TensorDictModuleBase):
         action = self._explore(result) if explore else result.action
         outputs = (action, result.action_weights, result.root_value, result.visit_counts, initial.value)
         for key, output in zip(self.out_keys, outputs, strict=True):
-            tensordict.set(key, output.reshape((*batch, *output.shape[1:])))
+            tensordict.set(key, output.reshape((*batch, *output.shape[1:])).to(home))
         return tensordict
 
     @torch.no_grad()
@@ -197,6 +197,12 @@ class SearchPlanner(TensorDictModuleBase):
     @abstractmethod
     def _explore(self, result: SearchResult) -> Tensor:
         """Actions ``[B]`` to collect data with."""
+
+
+def _device_of(model: Any, default: torch.device) -> torch.device:
+    """Where a module's parameters are; ``default`` for a model without any."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), default)
 
 
 @contextmanager

@@ -20,24 +20,15 @@ class Actor:
         env: from :func:`~xtra_rl.envs.make_env`, batch ``[N]``.
         planner: reads ``observation`` and ``action_mask``, writes ``action`` and ``("search", ...)``.
         buffer: replay with N columns.
-        device: of the planner.
 
     Attributes:
         env_steps: agent steps taken in all environments together.
     """
 
-    def __init__(
-        self,
-        env: EnvBase,
-        planner: torch.nn.Module,
-        buffer: TrajectoryReplayBuffer,
-        *,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, env: EnvBase, planner: torch.nn.Module, buffer: TrajectoryReplayBuffer) -> None:
         self.env = env
         self.planner = planner
         self.buffer = buffer
-        self.device = torch.device(device)
         self.env_steps = 0
         self.num_envs = int(env.batch_size[0])
         self._current = env.reset()
@@ -53,9 +44,7 @@ class Actor:
             raw scores of the games that ended with it.
         """
         observed = self._current
-        planned = self.planner(observed.select("observation", "action_mask").to(self.device)).to(
-            observed.device
-        )
+        planned = self.planner(observed.select("observation", "action_mask"))
         acting = observed.clone(recurse=False).set("action", planned["action"])
         stepped, following = self.env.step_and_maybe_reset(acting)
         outcome = stepped["next"]

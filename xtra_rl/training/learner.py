@@ -88,7 +88,8 @@ class Learner:
     def weights(self) -> Tensor:
         """Weight of each task, ``[M]``: 1 for the target task and where there is no scheduler."""
         current = self.task_weights.weights if self.task_weights is not None else {}
-        return torch.tensor([current.get(task, 1.0) for task in self.tasks])
+        weights = [current.get(task, 1.0) for task in self.tasks]
+        return torch.tensor(weights, device=self.parameters[0].device)
 
     def step(self, batch: TensorDict) -> dict[str, Tensor | float]:
         """Train on a batch ``[B]`` from the target builders; writes ``td_error`` into it.

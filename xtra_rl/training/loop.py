@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -95,14 +96,15 @@ def train_online(
             f" extra_train_steps={extra_train_steps}: expected at least one env step and nothing negative"
         )
     watch = watch or Stopwatch()
-    owed = 0.0
+    updates = 0
     while actor.env_steps < env_steps:
         returns = watch.time("act", actor.step)
         metrics: dict[str, Tensor | float] = {}
-        owed += replay_ratio * actor.num_envs if actor.env_steps > warmup_steps else 0.0
-        while owed >= 1:
+        # Counted from the start, since adding up 0.3 again and again loses an update now and then.
+        due = math.floor(replay_ratio * max(actor.env_steps - warmup_steps, 0) + 1e-6)
+        for _ in range(due - updates):
             metrics = update(source, learner, watch)
-            owed -= 1
+        updates = due
         metrics = {**metrics, **actor.search_metrics}
         yield Iteration(actor.env_steps, learner.steps, metrics, returns, actor.num_envs)  # type: ignore[arg-type]
     for _ in range(extra_train_steps):

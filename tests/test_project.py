@@ -1,0 +1,76 @@
+"""The project as a whole: examples run, imports stay light, the package is what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xtra_rl
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(xtra_rl.__path__, "xtra_rl.")
+    if not module.name.startswith(("xtra_rl.recipes", "xtra_rl.configs", "xtra_rl.kernels"))
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    results = doctest.testmod(
+        module, optionflags=doctest.ELLIPSIS, extraglobs={"torch": importlib.import_module("torch")}
+    )
+    assert results.failed == 0
+
+
+def test_examples_of_the_readme_run():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_readme_s_commands_name_files_and_keys_that_exist(config):
+    """Every override in the README's shell blocks composes; every script is there."""
+    shell = "\n".join(re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S))
+    commands = re.findall(r"python recipes/(\w+)\.py([^#\n]*)", shell)
+    assert len(commands) >= 7
+    for recipe, arguments in commands:
+        overrides = [word for word in arguments.split() if "=" in word and not word.startswith("--")]
+        config(recipe, *overrides)
+
+
+def test_importing_the_package_does_not_import_torchrl():
+    code = "import sys, xtra_rl; assert not {'torch', 'torchrl', 'wandb', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_kernels_folder_never_shadows_a_package_of_that_name():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    names = ("configs", "kernels", "recipes")
+    assert {name: (ROOT / "xtra_rl" / name).is_symlink() for name in names} == dict.fromkeys(names, True)
+
+
+def test_library_does_not_print_import_recipes_or_read_configs():
+    for path in (ROOT / "xtra_rl").rglob("*.py"):
+        if path.relative_to(ROOT / "xtra_rl").parts[0] in ("recipes", "configs", "kernels"):
+            continue
+        text = path.read_text()
+        assert not re.search(r"^\s*print\(", text, re.M), path
+        assert not re.search(r"(import|from) (hydra|omegaconf)|xtra_rl\.recipes|xtra_rl\.configs", text), path
+
+
+@pytest.mark.parametrize(
+    "recipe", ["collect_offline", "train_teacher", "distill", "xtra_finetune", "evaluate"]
+)
+def test_recipes_are_short(recipe):
+    assert len((ROOT / "recipes" / f"{recipe}.py").read_text().splitlines()) <= 200

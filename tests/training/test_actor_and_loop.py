@@ -1,0 +1,161 @@
+"""Acting into replay, and the fixed ratio of updates to env steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gridworld import make_gridworld
+from tensordict.nn import TensorDictModuleBase
+
+from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
+from xtra_rl.envs import make_env, register_task, unregister_task
+from xtra_rl.training.actor import Actor
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.loop import train_offline, train_online
+
+
+class RandomPlanner(TensorDictModuleBase):
+    """Random legal actions with the keys of a planner."""
+
+    in_keys = ["observation", "action_mask"]
+    out_keys = ["action", ("search", "policy"), ("search", "value")]
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.seen = []
+
+    def forward(self, td):
+        mask = td["action_mask"].float()
+        self.seen.append(td["observation"].clone())
+        td["action"] = torch.multinomial(mask, 1, generator=self.generator).squeeze(-1)
+        td["search", "policy"] = mask / mask.sum(-1, keepdim=True)
+        td["search", "value"] = torch.zeros(len(mask))
+        return td
+
+
+def stored_rows(buffer):
+    """All rows of a buffer with one column, in order."""
+    return buffer.storage._storage[: len(buffer)]
+
+
+def test_lost_lives_end_trajectories_in_replay_while_the_game_and_its_score_go_on():
+    env = make_env("breakout", 1, image_size=32, grayscale=True, frame_stack=2, seed=3)
+    buffer = TrajectoryReplayBuffer(2000, num_envs=1, memmap=False)
+    actor = Actor(env, RandomPlanner(), buffer)
+    finished, steps = [], 0
+    while not finished:
+        finished += actor.step()
+        steps += 1
+    rows = stored_rows(buffer)
+    transitions = rows[rows["has_action"]]
+    assert len(transitions) == steps == actor.env_steps
+    # Breakout has five lives: five trajectories, five final rows, one game.
+    assert transitions["terminated"].sum() == 5
+    assert not transitions["truncated"].any()
+    assert (~rows["has_action"]).sum() == 5
+    assert transitions["reward"].sum().item() == finished[0]
+    starts = rows["step"] == 0
+    after_end = torch.cat([torch.tensor([True]), ~rows["has_action"][:-1]])
+    assert torch.equal(starts, after_end)
+
+
+def test_final_frame_of_a_truncated_game_is_stored_and_bootstrapped():
+    env = make_env("alien", 1, image_size=32, grayscale=True, frame_stack=2, seed=0, max_frames=40)
+    buffer = TrajectoryReplayBuffer(200, num_envs=1, memmap=False)
+    actor = Actor(env, RandomPlanner(), buffer)
+    for _ in range(12):
+        actor.step()
+    rows = stored_rows(buffer)
+    assert rows["truncated"].nonzero().flatten().tolist() == [9]
+    assert rows["has_action"][:12].tolist() == [True] * 10 + [False, True]
+    assert not rows["terminated"].any()
+    assert not torch.equal(rows["pixels"][10], rows["pixels"][11])
+
+
+def test_frame_stack_seen_while_acting_is_the_one_rebuilt_from_replay():
+    """Across lost lives, too: what the planner saw at a row equals the window's stack at that row."""
+    env = make_env("breakout", 1, image_size=32, grayscale=True, frame_stack=4, seed=3)
+    buffer = TrajectoryReplayBuffer(2000, num_envs=1, memmap=False, alpha=0.0)
+    planner = RandomPlanner()
+    actor = Actor(env, planner, buffer)
+    for _ in range(150):
+        actor.step()
+    has_action = stored_rows(buffer)["has_action"]
+    acted = has_action.cumsum(0) - 1
+    windows = buffer.sample_windows(100, unroll_steps=1, bootstrap_steps=1, frame_stack=4)
+    for window in windows:
+        expected = planner.seen[int(acted[window["index"]])][0]
+        assert torch.equal(window["pixels"][:4].flatten(0, 1), expected)
+
+
+class CountingLearner:
+    """Stands for the learner where only the number of its steps matters."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def step(self, batch):
+        self.steps += 1
+        batch["td_error"] = torch.ones(len(batch["index"]))
+        return {"loss/value": 0.0}
+
+
+class NoTargets:
+    """Windows as they are."""
+
+    unroll_steps, bootstrap_steps, frame_stack, bootstrap_pixels = 1, 1, 2, False
+
+    def __call__(self, windows):
+        return windows
+
+
+@pytest.fixture
+def parts():
+    register_task("gridworld", make_gridworld, num_actions=5, action_ids=(0, 1, 2, 3))
+    env = make_env("gridworld", 4, frame_stack=2)
+    buffer = TrajectoryReplayBuffer(4000, num_envs=4, num_actions=5, memmap=False)
+    source = BatchSource(
+        MultiTaskReplayBuffer({"gridworld": buffer}, {"gridworld": 8}), {"gridworld": NoTargets()}
+    )
+    yield Actor(env, RandomPlanner(), buffer), source, CountingLearner()
+    unregister_task("gridworld")
+
+
+@pytest.mark.parametrize(("ratio", "updates"), [(1.0, 60), (0.5, 30), (0.3, 18), (2.0, 120), (0.0, 0)])
+def test_updates_per_env_step_are_exact(parts, ratio, updates):
+    actor, source, learner = parts
+    loop = train_online(
+        actor, source, learner, env_steps=100, warmup_steps=40, replay_ratio=ratio, extra_train_steps=3
+    )
+    progress = list(loop)
+    assert actor.env_steps == 100
+    assert learner.steps == updates + 3
+    assert sum(now.advanced for now in progress) == 103
+    assert progress[-1].train_steps == learner.steps
+
+
+def test_offline_loop_takes_its_steps(parts):
+    actor, source, learner = parts
+    for _ in range(10):
+        actor.step()
+    assert [now.train_steps for now in train_offline(source, learner, train_steps=4)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("wrong", [{"env_steps": 0}, {"warmup_steps": -1}, {"replay_ratio": -0.5}])
+def test_impossible_budgets_are_refused(parts, wrong):
+    options = {"env_steps": 10, "warmup_steps": 0} | wrong
+    with pytest.raises(ValueError, match="at least one env step and nothing negative"):
+        next(train_online(*parts, **options))
+
+
+def test_tasks_must_agree_on_the_unroll(parts):
+    _, source, _ = parts
+    buffers = source.buffers.buffers
+    other = NoTargets()
+    other.unroll_steps = 2
+    two = MultiTaskReplayBuffer({"a": buffers["gridworld"], "b": buffers["gridworld"]}, {"a": 4, "b": 4})
+    with pytest.raises(ValueError, match="disagree"):
+        BatchSource(two, {"a": NoTargets(), "b": other})
+    with pytest.raises(ValueError, match="no targets for task 'b'"):
+        BatchSource(two, {"a": NoTargets()})
