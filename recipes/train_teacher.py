@@ -17,12 +17,12 @@ from omegaconf import DictConfig
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset
 from xtra_rl.envs import get_task
+from xtra_rl.files import path_sha256
 from xtra_rl.objectives import LaggingTarget
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.batches import BatchSource
-from xtra_rl.training.files import path_sha256
 from xtra_rl.training.loop import train_offline
 from xtra_rl.training.progress import progress
 

@@ -228,7 +228,7 @@ def test_a_state_that_could_not_be_read_back_is_refused_when_saving(tmp_path):
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    from xtra_rl.training.files import file_sha256, write_json
+    from xtra_rl.files import file_sha256, write_json
 
     class Evil:
         def __reduce__(self):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from xtra_rl.training import files
+from xtra_rl import files
 from xtra_rl.training.run import SUMMARY_KEYS, RunDirectory, git_commit
 
 

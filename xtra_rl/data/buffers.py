@@ -11,12 +11,12 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data.replay_buffers import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
 
-from xtra_rl.data.files import FolderLock
 from xtra_rl.data.rows import conform_rows, trajectory_rows
 from xtra_rl.data.sampler import TorchPrioritizedSampler
 from xtra_rl.data.snapshot import buffer_state, load_buffer, load_buffer_state, save_buffer
 from xtra_rl.data.windows import gather_rows, gather_window, window_rows
 from xtra_rl.data.writer import ColumnWriter, Placement
+from xtra_rl.files import FolderLock
 
 
 class TrajectoryReplayBuffer(TensorDictReplayBuffer):

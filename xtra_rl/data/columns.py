@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from xtra_rl.data.files import sha256_of, write_atomically
 from xtra_rl.data.shards import DatasetError, Shard, write_shard
+from xtra_rl.files import atomic_write_bytes, file_sha256
 
 
 def write_column(
@@ -36,7 +36,7 @@ def write_column(
         if number + 1 == len(episodes) or episodes[number + 1]["shard"] != episode["shard"]:
             file = folder / f"{int(episode['shard']):06d}.shard"
             write_shard(file, {name: np.concatenate(pending)}, rows_per_block=256)
-            shards.append({"file": file.name, "sha256": sha256_of(file), "bytes": file.stat().st_size})
+            shards.append({"file": file.name, "sha256": file_sha256(file), "bytes": file.stat().st_size})
             pending.clear()
     if next(source, None) is not None:
         raise ValueError(
@@ -44,7 +44,7 @@ def write_column(
         )
     manifest = {"name": name, "dataset": fingerprint, "provenance": dict(provenance), "shards": shards}
     # The manifest comes last: without it the column does not exist.
-    write_atomically(folder / "column.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    atomic_write_bytes(folder / "column.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _check_array(
@@ -139,7 +139,7 @@ def verify_files(folder: Path, shards: list[dict[str, Any]]) -> None:
     check_files(folder, shards)
     for shard in shards:
         file = folder / shard["file"]
-        if sha256_of(file) != shard["sha256"]:
+        if file_sha256(file) != shard["sha256"]:
             raise DatasetError(
                 f"shard {str(file)!r} is damaged (its sha256 differs from the manifest); restore it or "
                 "collect again"

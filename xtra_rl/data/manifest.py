@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from xtra_rl.data.files import write_atomically
 from xtra_rl.data.shards import DatasetError
+from xtra_rl.files import atomic_write_bytes
 
 FORMAT = "xtra_rl.trajectories"
 FORMAT_VERSION = 1
@@ -61,14 +61,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Write ``path/manifest.json``; what it does not list does not exist, so this commits a change."""
-    write_atomically(path / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    atomic_write_bytes(path / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def write_index(path: Path, episodes: np.ndarray) -> str:
     """Write ``path/index.npy`` and return the hash of its content."""
     data = io.BytesIO()
     np.save(data, episodes, allow_pickle=False)
-    write_atomically(path / "index.npy", data.getvalue())
+    atomic_write_bytes(path / "index.npy", data.getvalue())
     return hash_index(episodes)
 
 

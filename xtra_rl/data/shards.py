@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from xtra_rl.data.files import write_atomically
+from xtra_rl.files import atomic_write_bytes
 
 _MAGIC = b"XTRASHD1"
 _PREFIX = struct.Struct("<8sQI")
@@ -50,7 +50,7 @@ def write_shard(
             "blocks": blocks,
         }
     text = json.dumps(header).encode()
-    write_atomically(path, b"".join([_PREFIX.pack(_MAGIC, len(text), zlib.crc32(text)), text, *payload]))
+    atomic_write_bytes(path, b"".join([_PREFIX.pack(_MAGIC, len(text), zlib.crc32(text)), text, *payload]))
 
 
 class Shard:

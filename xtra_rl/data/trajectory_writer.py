@@ -10,7 +10,6 @@ import numpy as np
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from xtra_rl.data.files import FolderLock, sha256_of
 from xtra_rl.data.manifest import (
     EPISODE_DTYPE,
     FORMAT,
@@ -22,6 +21,7 @@ from xtra_rl.data.manifest import (
     write_manifest,
 )
 from xtra_rl.data.shards import DatasetError, write_shard
+from xtra_rl.files import FolderLock, file_sha256
 
 ROW_DTYPES: dict[str, np.dtype] = {
     "pixels": np.dtype("uint8"),
@@ -195,7 +195,7 @@ class TrajectoryWriter:
         write_shard(file, arrays, level=self._level)
         shard = {
             "file": file.name,
-            "sha256": sha256_of(file),
+            "sha256": file_sha256(file),
             "bytes": file.stat().st_size,
             "raw_bytes": sum(array.nbytes for array in arrays.values()),
             "rows": len(arrays["action"]),

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xtra_rl.training.files import file_sha256, read_json, recover_directory, replace_directory, write_json
+from xtra_rl.files import file_sha256, read_json, recover_directory, replace_directory, write_json
 
 _logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xtra_rl.training.files import to_plain
+from xtra_rl.files import to_plain
 
 if TYPE_CHECKING:
     import torch

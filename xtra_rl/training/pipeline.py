@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xtra_rl.training.files import config_sha256, read_json, to_plain, write_json
+from xtra_rl.files import config_sha256, read_json, to_plain, write_json
 
 try:
     import fcntl

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtra_rl.training.files import (
+from xtra_rl.files import (
     atomic_write_text,
     config_sha256,
     existing,

@@ -1,4 +1,4 @@
-"""Atomic writes and content hashes of files and directories.
+"""Atomic writes, content hashes and locks of files and directories.
 
 A write goes to a temporary sibling that is then moved into place, so a reader never meets half a file and a
 crash leaves the version before.
@@ -12,9 +12,15 @@ import logging
 import os
 import shutil
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there two owners of one folder are not detected.
+    fcntl = None  # type: ignore[assignment]
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +37,18 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is durable only after its folder has reached the disk.
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -162,3 +180,29 @@ def existing(path: Path) -> Path:
     if not path.exists():
         raise ValueError(f"{path} does not exist; check the path or make it first")
     return path
+
+
+class FolderLock:
+    """Own a folder until :meth:`release`, garbage collection or the end of the process.
+
+    Raises:
+        ValueError: if another live object, here or in another process, owns the folder.
+    """
+
+    def __init__(self, folder: Path, *, owner: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(handle)
+                raise ValueError(
+                    f"{str(folder)!r} is already in use by another {owner}; close that one or pass another "
+                    "folder"
+                ) from None
+        self._finalizer = weakref.finalize(self, os.close, handle)
+
+    def release(self) -> None:
+        """Give the folder back; a second call does nothing."""
+        self._finalizer()
