@@ -12,13 +12,13 @@ from xtra_rl.recipes.xtra_finetune import xtra_finetune
 GRIDWORLD = (
     "scale=smoke", "target=gridworld", "pretrained=false", "cross_task=false", "num_envs=16",
     "env.image_size=24", "env.grayscale=true", "env.frame_stack=1",
-    "model.channels=32", "model.downsample=4", "model.reduced_channels=8", "model.head_hidden=32",
+    "model.channels=16", "model.stem=patch", "model.downsample=4", "model.reduced_channels=8", "model.head_hidden=32",
     "model.lstm_hidden=32", "model.support_size=5", "model.projection_hidden=64", "model.projection_out=64",
     "model.predictor_hidden=32", "model.action_encoding=embedding",
     "search.num_simulations=8", "search.discount=0.9", "search.rescale_floor=0.1",
     "targets.unroll_steps=3", "targets.td_steps=3", "targets.age_interval=null", "target_interval=20",
     "augmentation=false", "replay.capacity=20000", "batch_size=64", "optim.warmup_steps=20", "optim.lr=0.002",
-    "finetune.env_steps=9600", "finetune.warmup_steps=320", "finetune.replay_ratio=0.15",
+    "finetune.env_steps=9600", "finetune.warmup_steps=320", "finetune.replay_ratio=0.25",
     "finetune.extra_train_steps=0", "eval.every=4800", "eval.episodes=200", "eval.num_envs=200", "eval.max_steps=20",
     "eval.modes=[greedy]", "eval.baselines=[random]", "eval.video_steps=20", "log_every=50",
 )  # fmt: skip
