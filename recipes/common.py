@@ -18,7 +18,7 @@ from xtra_rl.envs import get_task, task_set
 from xtra_rl.search.checks import NotFiniteError
 from xtra_rl.training.learner import NonFiniteLoss
 from xtra_rl.training.logging import RunLogger
-from xtra_rl.training.loop import Iteration, Stopwatch, scalars
+from xtra_rl.training.loop import Iteration, Stopwatch
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.schedules import linear
 from xtra_rl.transfer import TaskWeightScheduler
@@ -73,10 +73,9 @@ def say(text: str) -> None:
 
 
 def show(cfg: DictConfig, bar: Any, now: Iteration) -> None:
-    """Losses beside an offline stage's progress bar."""
+    """Loss beside an offline stage's progress bar."""
     if now.train_steps % cfg.log_every == 0:
-        metrics = scalars(now.metrics)
-        bar.set_postfix(**{name: round(metrics[f"loss/{name}"], 3) for name in ("policy", "value", "reward")})
+        bar.set_postfix(loss=round(float(now.metrics["loss/total"]), 3))
 
 
 def beta(cfg: DictConfig, step: int, steps: int) -> float:

@@ -93,14 +93,9 @@ def train(
                 if now.train_steps >= logged + cfg.log_every:
                     metrics = scalars(now.metrics) | common.throughput(watch, now.train_steps - logged)
                     logged = now.train_steps
-                    if scheduler is not None:
-                        metrics |= {
-                            f"task_weight/{task}": weight for task, weight in scheduler.weights.items()
-                        }
+                    metrics |= common.task_weight_metrics(scheduler)
                     logger.log(metrics, **position)
-                    bar.set_postfix(
-                        value=round(metrics["loss/value"], 3), policy=round(metrics["loss/policy"], 3)
-                    )
+                    bar.set_postfix(loss=round(metrics["loss/total"], 3))
                 if due <= now.env_steps < settings.env_steps:
                     due += cfg.eval.every
                     logger.log(suite.play(now.env_steps), **position)

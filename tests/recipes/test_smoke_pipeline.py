@@ -121,14 +121,8 @@ def test_run_directory_is_complete(first_run):
 
 def test_metrics_have_the_documented_names(first_run):
     names = set(read_metrics(first_run.run))
-    expected = {
-        "loss/policy",
-        "loss/value",
-        "loss/reward",
-        "loss/consistency",
-        "task_weight/amidar",
-        "grad_cos/amidar",
-    }
+    expected = {f"loss/alien/{head}" for head in ("policy", "value", "reward", "consistency")}
+    expected |= {"loss/total", "loss/amidar/policy", "task_weight/amidar", "grad_cos/amidar"}
     expected |= {
         "eval/alien/return",
         "eval/alien/hns",

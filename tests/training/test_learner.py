@@ -64,6 +64,19 @@ def test_measuring_step_takes_the_same_update_as_a_plain_one(reduction):
     assert -1 <= more["grad_cos/amidar"] <= 1
 
 
+def test_logged_losses_are_plain_means_of_each_task():
+    data = batch([0, 0, 1, 1, 1, 1])
+    data["priority_weight"] = torch.tensor([0.1, 1.0, 0.5, 0.2, 0.3, 0.9])
+    for start in (0, 10**6):
+        metrics = learner(task_weights=weights_with("amidar", 0.3, start=start)).step(one := data.clone())
+        for head, terms in one["sample_loss"].items():
+            torch.testing.assert_close(metrics[f"loss/alien/{head}"], terms[:2].mean())
+            torch.testing.assert_close(metrics[f"loss/amidar/{head}"], terms[2:].mean())
+        weight = one["priority_weight"] * one["task_weight"]
+        total = sum((weight * terms).mean() for terms in one["sample_loss"].values())
+        torch.testing.assert_close(metrics["loss/total"], total)
+
+
 def test_gradients_have_the_strides_of_their_parameters():
     """Fused optimisers ignore strides: a gradient in another memory format would be applied to the wrong weights."""
     for start in (0, 10**6):

@@ -64,6 +64,7 @@ class MuZeroLoss(LossModule):
             priority_weight (NestedKey): importance weight of the sample, ``[B]``; 1 where absent.
             task_weight (NestedKey): coefficient of the sample's task, ``[B]``; 1 where absent.
             priority (NestedKey): written, ``[B]``. Defaults to ``"td_error"``.
+            sample_loss (NestedKey): written: each term of each sample, ``[B]``, detached and without weights.
         """
 
         observation: NestedKey = "observation"
@@ -79,6 +80,7 @@ class MuZeroLoss(LossModule):
         priority_weight: NestedKey = "priority_weight"
         task_weight: NestedKey = "task_weight"
         priority: NestedKey = "td_error"
+        sample_loss: NestedKey = "sample_loss"
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
@@ -188,6 +190,7 @@ class MuZeroLoss(LossModule):
 
         scale = 1 / max(action.shape[1], 1)
         out = {name: self.coefs[name] * scale * term.sum(-1) for name, term in terms.items()}
+        tensordict.set(keys.sample_loss, TensorDict(out, batch_size=action.shape[:1]).detach())
         error = (support.decode(value_logits[:, 0].detach()) - value_target[:, 0]).abs()
         tensordict.set(keys.priority, error + 1e-6)
         root_log_probs = log_probs[:, 0].detach()

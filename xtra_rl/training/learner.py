@@ -149,7 +149,7 @@ class Learner:
         self._check(total, batch)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        return self._metrics(losses)
+        return self._metrics(losses, batch)
 
     def _measured_backward(self, batch: TensorDict) -> dict[str, Tensor | float]:
         """One backward pass a task; their weighted sum is the gradient, their cosines go to the task weights."""
@@ -166,17 +166,26 @@ class Learner:
         present = {task: cosines[i] for i, task in enumerate(self.tasks) if i > 0 and counts[i] > 0}
         assert self.task_weights is not None
         self.task_weights.observe(present)
-        return self._metrics(logs) | {f"grad_cos/{task}": value for task, value in present.items()}
+        return self._metrics(logs, batch) | {f"grad_cos/{task}": value for task, value in present.items()}
 
     def _check(self, total: Tensor, batch: TensorDict) -> None:
         if not torch.isfinite(total):
             raise NonFiniteLoss(f"loss is {total.item()} at training step {self.steps}", batch)
 
-    @staticmethod
-    def _metrics(losses: TensorDictBase) -> dict[str, Tensor | float]:
-        names = {key: f"loss/{key.removeprefix('loss_')}" for key in losses.keys() if key.startswith("loss_")}
-        names |= {key: f"train/{key}" for key in losses.keys() if not key.startswith("loss_")}
-        return {name: losses[key].detach() for key, name in names.items()}
+    def _metrics(self, losses: TensorDictBase, batch: TensorDictBase) -> dict[str, Tensor | float]:
+        """``loss/total`` as minimised; ``loss/<task>/<head>``, means without priority and task weights."""
+        heads = [key for key in losses.keys() if key.startswith("loss_")]
+        metrics: dict[str, Tensor | float] = {"loss/total": sum(losses[key].detach() for key in heads)}
+        metrics |= {f"train/{key}": losses[key].detach() for key in losses.keys() if key not in heads}
+        task_id = batch["task_id"]
+        counts = torch.bincount(task_id, minlength=len(self.tasks)).clamp(min=1)
+        for head, terms in batch["sample_loss"].items():
+            means = (
+                torch.zeros(len(self.tasks), device=terms.device).index_add(0, task_id, terms.float())
+                / counts
+            )
+            metrics |= {f"loss/{task}/{head}": means[i] for i, task in enumerate(self.tasks)}
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Model, target, optimiser, task weights, counters and the augmentation's random state."""
