@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from ale_py.vector_env import AtariVectorEnv
@@ -122,7 +124,7 @@ class AtariEnv(EnvBase):
             frames, info = self._engine.reset(options={"reset_mask": empty})
         return frames, info
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
         reseeded = self._pending_seeds is not None and mask is not None and bool(mask.all())
         if mask is None or reseeded or self._state is None:
