@@ -3,7 +3,7 @@
 XTRA (arXiv 2210.10763) appendix F: 12 checkpoints, 64 evaluation episodes from each. Needs no input. Commands:
 
     python recipes/collect_offline.py target=phoenix
-    python recipes/collect_offline.py target=phoenix scale=laptop seed=1
+    python recipes/collect_offline.py target=phoenix scale=laptop artifact_seed=1
     python recipes/collect_offline.py target=phoenix scale=paper device=cuda
 """
 

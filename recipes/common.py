@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm.auto import tqdm
 
 from xtra_rl.envs import get_task, task_set
+from xtra_rl.files import to_plain
+from xtra_rl.models import COMPONENTS
 from xtra_rl.search.checks import NotFiniteError
 from xtra_rl.training.learner import NonFiniteLoss
 from xtra_rl.training.logging import RunLogger
@@ -118,6 +120,27 @@ def cross_tasks_of(cfg: DictConfig) -> list[str]:
 def env_kwargs(cfg: DictConfig) -> dict[str, Any]:
     """Arguments of ``make_env`` for any task."""
     return plain(cfg.env)
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Default name of a finetuning run, with the ablations of the paper's Table 1 spelt out."""
+    parts = [target_of(cfg), cfg.scale]
+    parts += [f"no_{flag}" for flag in ("pretrained", "cross_task", "task_weights") if not cfg[flag]]
+    parts += [f"freeze_{'_'.join(cfg.freeze)}"] if cfg.freeze else []
+    parts += [f"transfer_{'_'.join(cfg.transfer)}"] if len(cfg.transfer) < len(COMPONENTS) else []
+    return "-".join([*parts, f"s{cfg.seed}"])
+
+
+def check_same_settings(cfg: DictConfig, run: RunDirectory) -> None:
+    """Refuse to take a finished run of other settings for this one."""
+    there, here = run.read_config(), plain(cfg)
+    free = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
+    other = [key for key in here if key not in free and there.get(key) != to_plain(here[key])]
+    if other:
+        raise ValueError(
+            f"{run.path} holds a finished run of other settings ({', '.join(other)}); pass another run_dir,"
+            " or resume=never to replace it"
+        )
 
 
 def loggers_of(cfg: DictConfig) -> list[str]:

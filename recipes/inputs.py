@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from xtra_rl.data import TrajectoryDataset
 from xtra_rl.recipes import common
@@ -38,7 +38,8 @@ class Inputs:
     """
 
     def __init__(self, cfg: DictConfig) -> None:
-        self.cfg = cfg
+        # Runs of every seed share one set of inputs, as in the paper.
+        self.cfg = OmegaConf.merge(cfg, {"seed": cfg.artifact_seed})
         if cfg.resume not in ("auto", "never"):
             raise ValueError(f"resume is {cfg.resume!r}; expected auto or never")
         root = Path(cfg.artifacts)

@@ -120,8 +120,9 @@ def train(
 def xtra_finetune(cfg: DictConfig) -> Path:
     """Run XTRA as configured; returns the run directory."""
     target = common.target_of(cfg)
-    run = RunDirectory(cfg.run_dir or f"runs/xtra_finetune/{target}-{cfg.scale}-s{cfg.seed}")
+    run = RunDirectory(cfg.run_dir or f"runs/xtra_finetune/{common.run_name(cfg)}")
     if cfg.resume == "auto" and (run.path / "summary.json").is_file():
+        common.check_same_settings(cfg, run)
         already_finished(run)
         return run.path
     flags = " ".join(f"{key}={cfg[key]}" for key in ("pretrained", "cross_task", "task_weights"))

@@ -159,6 +159,24 @@ def test_finished_run_is_not_overwritten(first_run, reuse, capsys):
     xtra_finetune(reuse(f"run_dir={first_run.run}"))
     assert "is already finished: mean return" in capsys.readouterr().out
     assert (first_run.run / "summary.json").read_bytes() == before
+    message = fails(xtra_finetune, reuse(f"run_dir={first_run.run}", "targets.td_steps=1"))
+    assert "finished run of other settings (targets)" in message
+
+
+def test_ablations_have_directories_of_their_own(config):
+    names = {
+        common.run_name(config("xtra_finetune", *flags))
+        for flags in ([], ["seed=1"], ["pretrained=false"], ["cross_task=false"], ["task_weights=false"],
+                      ["freeze=[representation]"], ["transfer=[representation]"], ["scale=smoke"], ["target=hero"])
+    }  # fmt: skip
+    assert len(names) == 9
+    assert common.run_name(config("xtra_finetune")) == "alien-quick-s0"
+
+
+def test_runs_of_another_seed_share_the_pretraining(reuse, capsys):
+    inputs = Inputs(reuse("seed=7"))
+    inputs.student()
+    assert "building" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
