@@ -63,6 +63,8 @@ def prepare_process(cfg: DictConfig) -> None:
     for key in ("num_envs", "batch_size", "cross_batch_size", "num_cross_tasks", "log_every"):
         if cfg[key] < 1:
             raise ValueError(f"{key} is {cfg[key]}; expected a positive number")
+    if cfg.autocast not in (None, "bfloat16", "float16"):
+        raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16, float16 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     logging.getLogger("torchrl").setLevel(logging.WARNING)
@@ -88,6 +90,10 @@ def beta(cfg: DictConfig, step: int, steps: int) -> float:
 
 def device_of(cfg: DictConfig) -> torch.device:
     """``device=auto`` takes a GPU if there is one."""
+    if str(cfg.device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {cfg.device!r}, but PyTorch sees no GPU here; pass device=cpu or device=auto"
+        )
     if cfg.device != "auto":
         return torch.device(cfg.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

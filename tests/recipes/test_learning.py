@@ -18,8 +18,8 @@ GRIDWORLD = (
     "search.num_simulations=8", "search.discount=0.9", "search.rescale_floor=0.1",
     "targets.unroll_steps=3", "targets.td_steps=3", "targets.age_interval=null", "target_interval=20",
     "augmentation=false", "replay.capacity=20000", "batch_size=64", "optim.warmup_steps=20", "optim.lr=0.002",
-    "finetune.env_steps=9600", "finetune.warmup_steps=320", "finetune.replay_ratio=0.25",
-    "finetune.extra_train_steps=0", "eval.every=4800", "eval.episodes=200", "eval.num_envs=200", "eval.max_steps=20",
+    "finetune.env_steps=12000", "finetune.warmup_steps=320", "finetune.replay_ratio=0.25",
+    "finetune.extra_train_steps=0", "eval.every=6000", "eval.episodes=200", "eval.num_envs=200", "eval.max_steps=20",
     "eval.modes=[greedy]", "eval.baselines=[random]", "eval.video_steps=20", "log_every=50",
 )  # fmt: skip
 

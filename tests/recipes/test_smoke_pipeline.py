@@ -277,6 +277,12 @@ def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
         (["resume=maybe"], ["resume", "maybe", "auto or never"]),
         (["seed=-1"], ["seed", "-1"]),
         (["logger=[neptune]"], ["neptune", "csv"]),
+        (["autocast=int8"], ["autocast", "int8", "bfloat16"]),
+        pytest.param(
+            ["device=cuda"],
+            ["device", "cuda", "device=cpu"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
     ids=lambda value: value[0] if "=" in value[0] else "",
 )
