@@ -34,7 +34,7 @@ def world_model(cfg: DictConfig, task: str, *names: str) -> WorldModel:
         torch.manual_seed(derive_seed(cfg.seed, "model", *names))
         model = make_world_model(
             image_size=cfg.env.image_size,
-            image_channels=1 if cfg.env.grayscale else 3,
+            image_channels=common.frame_shape(cfg)[0],
             frame_stack=cfg.env.frame_stack,
             num_actions=get_task(task).num_actions,
             **common.plain(cfg.model),
@@ -150,8 +150,7 @@ def offline_buffer(
 ) -> TrajectoryReplayBuffer:
     """Replay of a stored dataset, checked against the frames of this config."""
     dataset = TrajectoryDataset(path)
-    side = cfg.env.image_size
-    dataset.check_frames((1 if cfg.env.grayscale else 3, side, side))
+    dataset.check_frames(common.frame_shape(cfg))
     return dataset.to_replay_buffer(
         columns,
         provenance=provenance,
@@ -190,7 +189,7 @@ def check_fits(cfg: DictConfig, model: WorldModel, task: TaskSpec) -> None:
     """Refuse a model that was built for other frames or another action head than this config's."""
     wanted = {
         "image_size": cfg.env.image_size,
-        "image_channels": 1 if cfg.env.grayscale else 3,
+        "image_channels": common.frame_shape(cfg)[0],
         "frame_stack": cfg.env.frame_stack,
         "num_actions": task.num_actions,
     }

@@ -33,13 +33,11 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
     due = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
     rows = []
 
-    side = cfg.env.image_size
-    frame_shape = (1 if cfg.env.grayscale else 3, side, side)
     env = common.env_kwargs(cfg)
     writer = TrajectoryWriter(
         path,
         task,
-        frame_shape=frame_shape,
+        frame_shape=common.frame_shape(cfg),
         frame_skip=cfg.env.frame_skip,
         sticky=cfg.env.sticky,
         grayscale=cfg.env.grayscale,

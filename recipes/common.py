@@ -149,6 +149,11 @@ def check_same_settings(cfg: DictConfig, run: RunDirectory) -> None:
         )
 
 
+def frame_shape(cfg: DictConfig) -> tuple[int, int, int]:
+    """``(C, H, W)`` of one frame."""
+    return (1 if cfg.env.grayscale else 3, cfg.env.image_size, cfg.env.image_size)
+
+
 def loggers_of(cfg: DictConfig) -> list[str]:
     """``logger=wandb`` and ``logger=[csv,wandb]`` are both understood."""
     return [cfg.logger] if isinstance(cfg.logger, str) else list(cfg.logger)

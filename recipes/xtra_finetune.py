@@ -66,7 +66,9 @@ def train(
 
     with common.make_logger(cfg, run) as logger:
         suite = build.evaluation_suite(cfg, target, model)
-        untrained = build.planner(cfg, build.world_model(cfg, target, "untrained"), "untrained")
+        untrained = None
+        if "untrained" in cfg.eval.baselines:
+            untrained = build.planner(cfg, build.world_model(cfg, target, "untrained"), "untrained")
         suite.measure_baselines(cfg.eval.baselines, untrained)
         logger.log(suite.play(0), env_step=0, train_step=0)
         save(run.checkpoints / "step-0")

@@ -191,4 +191,5 @@ def test_real_games_survive_the_round_trip(tmp_path, grayscale):
 def test_a_dataset_can_be_moved(tmp_path, dataset):
     shutil.move(dataset.path, tmp_path / "elsewhere")
     moved = TrajectoryDataset(tmp_path / "elsewhere")
+    assert moved.num_episodes == dataset.num_episodes
     same(moved, 1, make_episode(1, 30))

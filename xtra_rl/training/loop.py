@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -35,13 +36,16 @@ class Iteration:
     advanced: int = 1
 
 
+T = TypeVar("T")
+
+
 class Stopwatch:
     """Seconds by phase since the last reading."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
 
-    def time(self, phase: str, work: Callable[[], object]) -> object:
+    def time(self, phase: str, work: Callable[[], T]) -> T:
         """Run ``work`` and add its wall time to ``phase``."""
         start = time.perf_counter()
         result = work()
@@ -58,9 +62,9 @@ class Stopwatch:
 def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str, Tensor | float]:
     """Draw a batch, train on it, hand its priorities back."""
     batch = watch.time("targets", source.sample)
-    metrics = watch.time("learn", lambda: learner.step(batch))  # type: ignore[arg-type]
-    source.update_priority(batch)  # type: ignore[arg-type]
-    return metrics  # type: ignore[return-value]
+    metrics = watch.time("learn", lambda: learner.step(batch))
+    source.update_priority(batch)
+    return metrics
 
 
 def train_online(
@@ -106,7 +110,7 @@ def train_online(
             metrics = update(source, learner, watch)
         updates = due
         metrics = {**metrics, **actor.search_metrics}
-        yield Iteration(actor.env_steps, learner.steps, metrics, returns, actor.num_envs)  # type: ignore[arg-type]
+        yield Iteration(actor.env_steps, learner.steps, metrics, returns, actor.num_envs)
     for _ in range(extra_train_steps):
         metrics = update(source, learner, watch)
         yield Iteration(actor.env_steps, learner.steps, metrics)
