@@ -14,7 +14,7 @@ from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor, nn
 
 from xtra_rl.search import checks
-from xtra_rl.search.search import BackendName, resolve_backend
+from xtra_rl.search.backends import BackendName, check_backend_name
 from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, SearchResult
 
 
@@ -70,7 +70,7 @@ class SearchPlanner(TensorDictModuleBase):
         checks.check_at_least("num_simulations", num_simulations, 1)
         if max_roots is not None:
             checks.check_at_least("max_roots", max_roots, 1)
-        resolve_backend(backend)
+        check_backend_name(backend)
         self.in_keys = ["observation", "action_mask"]
         self.out_keys = [
             "action",
@@ -174,6 +174,8 @@ class SearchPlanner(TensorDictModuleBase):
             qvalues=torch.cat([part.qvalues for part in results]),
             action_weights=torch.cat([part.action_weights for part in results]),
             action=torch.cat([part.action for part in results]),
+            depth=torch.cat([part.depth for part in results]),
+            entropy=torch.cat([part.entropy for part in results]),
         )
 
     @torch.no_grad()

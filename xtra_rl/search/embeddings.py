@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from xtra_rl.search.tree import SearchTree
 from xtra_rl.search.types import Embedding
 
 _WHOLE = ""
@@ -19,21 +21,40 @@ class EmbeddingPool:
 
     The pool is node-major, ``[num_nodes, B, ...]``: the leaves of one simulation have the same node index in
     every tree, so a write is one contiguous copy, and a read is one ``index_select`` for each tensor of the
-    embedding. Latents keep the dtype of the root's, also when a model under autocast returns another.
+    embedding. Latents keep the dtype and the memory format of the root's, also when a model under autocast
+    returns another.
 
     Args:
         embedding: latents of the roots: a tensor ``[B, ...]`` or a TensorDict with batch size ``[B]``.
         num_nodes: nodes of each tree that can become a parent.
+        reset_entries: entries that are read as zero where the LSTM is reset, that is for parents whose depth is
+            divisible by the tree's ``value_prefix_horizon``.
     """
 
-    def __init__(self, embedding: Embedding, num_nodes: int) -> None:
-        self._is_tensor = isinstance(embedding, Tensor)
+    def __init__(self, embedding: Embedding, num_nodes: int, reset_entries: Sequence[str] = ()) -> None:
         leaves = _leaves(embedding)
-        self._pool = {key: leaf.new_empty((num_nodes, *leaf.shape)) for key, leaf in leaves.items()}
+        for key in reset_entries:
+            if key not in leaves:
+                raise ValueError(f"reset_entries names {key!r}, but the embedding has {_names(leaves)}.")
+        self._reset_entries = reset_entries
+        self._slots = {key: _empty(leaf, num_nodes) for key, leaf in leaves.items()}
+        # What read() returns is allocated once too: a fresh megabyte costs more than the copy into it.
+        self._read = {key: torch.empty_like(pool[0]) for key, pool in self._slots.items()}
+        self._flat = {
+            key: (_channels_last(pool.flatten(0, 1)), _channels_last(self._read[key]))
+            for key, pool in self._slots.items()
+        }
         first = next(iter(leaves.values()))
         self._batch_size = first.shape[0]
         self._rows = torch.arange(self._batch_size, device=first.device)
+        self._nested = None if isinstance(embedding, Tensor) else _nest(self._read, self._batch_size)
         self.write(0, embedding)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the pool and of its read buffers."""
+        tensors = [*self._slots.values(), *self._read.values(), self._rows]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def write(self, node: int, embedding: Embedding) -> None:
         """Store the latents of one node of every tree.
@@ -42,13 +63,13 @@ class EmbeddingPool:
             ValueError: if the embedding has other keys or shapes than the root's.
         """
         leaves = _leaves(embedding)
-        if leaves.keys() != self._pool.keys():
+        if leaves.keys() != self._slots.keys():
             raise ValueError(
                 f"the next embedding of recurrent_fn has the entries {_names(leaves)}, but the root "
-                f"embedding has {_names(self._pool)}: both must have the same structure."
+                f"embedding has {_names(self._slots)}: both must have the same structure."
             )
         for key, leaf in leaves.items():
-            slot = self._pool[key][node]
+            slot = self._slots[key][node]
             if slot.shape != leaf.shape:
                 where = f" entry {key!r}" if key != _WHOLE else ""
                 raise ValueError(
@@ -57,11 +78,39 @@ class EmbeddingPool:
                 )
             slot.copy_(leaf)
 
-    def read(self, nodes: Tensor) -> Embedding:
-        """Latents of node ``nodes[b]`` of each tree ``b``."""
+    def read(self, nodes: Tensor, tree: SearchTree) -> Embedding:
+        """Latents of node ``nodes[b]`` of each tree ``b``, valid until the next call."""
         index = torch.add(self._rows, nodes, alpha=self._batch_size)
-        leaves = {key: pool.flatten(0, 1).index_select(0, index) for key, pool in self._pool.items()}
-        return leaves[_WHOLE] if self._is_tensor else _nest(leaves, self._batch_size)
+        for pool, buffer in self._flat.values():
+            torch.index_select(pool, 0, index, out=buffer)
+        if self._reset_entries:
+            assert tree.value_prefix_horizon is not None
+            depth = tree.node_depths.gather(1, nodes.unsqueeze(1)).squeeze(1)
+            keep = depth.remainder_(tree.value_prefix_horizon).clamp_(max=1)
+            for key in self._reset_entries:
+                buffer = self._read[key]
+                buffer *= keep.view(-1, *(1,) * (buffer.ndim - 1))
+        return self._read[_WHOLE] if self._nested is None else self._nested.copy()
+
+
+def _empty(leaf: Tensor, num_nodes: int) -> Tensor:
+    """Uninitialised ``[num_nodes, *leaf.shape]``, channels-last if the leaf is."""
+    shape = (num_nodes, *_channels_last(leaf).shape)
+    pool = leaf.new_empty(shape)
+    return pool.permute(0, 1, 4, 2, 3) if _is_channels_last(leaf) else pool
+
+
+def _is_channels_last(leaf: Tensor) -> bool:
+    return (
+        leaf.ndim == 4
+        and not leaf.is_contiguous()
+        and leaf.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _channels_last(leaf: Tensor) -> Tensor:
+    """View of a channels-last tensor in the order of its memory; any other tensor as it is."""
+    return leaf.permute(0, 2, 3, 1) if _is_channels_last(leaf) else leaf
 
 
 def _leaves(embedding: Embedding) -> dict[NestedKey, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xtra_rl.search.tree import SearchTree
 
-_LOWEST_SCORE = -1e9
+LOWEST_SCORE = -1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class GumbelRule:
         logits = tree.children_prior_logits[:, SearchTree.ROOT]
         scores = self.gumbel + (logits - logits.amax(dim=-1, keepdim=True)) + completed
         dropped = tree.children_visits[:, SearchTree.ROOT] != considered
-        return scores.clamp_(min=_LOWEST_SCORE).masked_fill_(dropped, -math.inf)
+        return scores.clamp_(min=LOWEST_SCORE).masked_fill_(dropped, -math.inf)
 
     def completed_qvalues(self, tree: SearchTree, num_nodes: int) -> Tensor:
         r"""Monotonic transform :math:`\sigma` of Q values, ``[B, num_nodes, A]``.

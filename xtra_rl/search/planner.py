@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from xtra_rl.search import checks
+from xtra_rl.search.backends import BackendName
 from xtra_rl.search.base_planner import SearchPlanner, WorldModel
 from xtra_rl.search.noise import dirichlet_noise, gumbel_noise
 from xtra_rl.search.puct import QNormalization
-from xtra_rl.search.search import BackendName, gumbel_search, puct_search
+from xtra_rl.search.search import gumbel_search, puct_search
 from xtra_rl.search.types import InitialOutput, SearchResult
 
 

@@ -12,6 +12,9 @@ from xtra_rl.search.tree import SearchTree
 
 QNormalization = Literal["tree", "siblings"]
 
+#: Smallest range of Q values that "siblings" stretches to [0, 1]; mctx's.
+SIBLING_RANGE_FLOOR = 1e-8
+
 
 @dataclass(frozen=True)
 class PuctRule:
@@ -40,8 +43,7 @@ class PuctRule:
     def scores(self, tree: SearchTree, num_nodes: int) -> Tensor:
         """Scores of all actions of the first ``num_nodes`` nodes, ``[B, num_nodes, A]``."""
         node_visits = tree.node_visits[:, :num_nodes]
-        weight = torch.log((node_visits + (self.pb_c_base + 1)) / self.pb_c_base).add_(self.pb_c_init)
-        weight *= node_visits.sqrt()
+        weight = exploration_weights(node_visits, self.pb_c_init, self.pb_c_base)
         exploration = tree.children_prior[:, :num_nodes] * weight.unsqueeze(-1)
         exploration /= tree.children_visits[:, :num_nodes] + 1
         if num_nodes == 1:
@@ -50,6 +52,12 @@ class PuctRule:
         if self.q_normalization == "tree":
             return exploration.add_(tree_normalized_qvalues(tree, num_nodes, self.value_delta_max))
         return exploration.add_(sibling_normalized_qvalues(tree, num_nodes))
+
+
+def exploration_weights(node_visits: Tensor, pb_c_init: float, pb_c_base: float) -> Tensor:
+    """Factor of ``P / (1 + N(s, a))`` in the score, for nodes with these visits, same shape."""
+    weight = torch.log((node_visits + (pb_c_base + 1)) / pb_c_base).add_(pb_c_init)
+    return weight.mul_(node_visits.sqrt())
 
 
 def tree_normalized_qvalues(tree: SearchTree, num_nodes: int, value_delta_max: float) -> Tensor:
@@ -86,13 +94,13 @@ def mean_qvalues(tree: SearchTree, num_nodes: int) -> Tensor:
     own = sum_visited * weight
     own[:, SearchTree.ROOT] = sum_visited[:, SearchTree.ROOT] / num_visited[:, SearchTree.ROOT]
     # Each pass is right for one level more, starting from the root.
-    mean, parents = own, tree.parents[:, :num_nodes]
+    mean, parents = own, tree.parents[:, :num_nodes].long()
     for _ in range(tree.max_depth):
         mean = torch.addcmul(own, mean.gather(1, parents), weight)
     return mean
 
 
-def sibling_normalized_qvalues(tree: SearchTree, num_nodes: int, epsilon: float = 1e-8) -> Tensor:
+def sibling_normalized_qvalues(tree: SearchTree, num_nodes: int, epsilon: float = SIBLING_RANGE_FLOOR) -> Tensor:
     """Q values scaled by the bounds of a node's own value and its visited actions, ``[B, num_nodes, A]``.
 
     Unvisited actions get 0, the lower bound: mctx's ``qtransform_by_parent_and_siblings``.

@@ -1,36 +1,42 @@
 """The reference backend: select, expand and backup in plain PyTorch, the definition of correct.
 
 All trees of a batch move in lockstep. Selection asks the host once for each level of the deepest tree whether
-any tree goes on, which costs nothing on the CPU and a synchronisation on a GPU; nothing else waits for the
-device.
+any tree goes on, and backup asks for the depth of the deepest leaf: that costs nothing on the CPU and
+synchronisations on a GPU.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
-
 import torch
-from torch import Tensor
 
+from xtra_rl.search.backends import Rule, Selection
+from xtra_rl.search.ties import best_actions
 from xtra_rl.search.tree import SearchTree
 from xtra_rl.search.types import RecurrentOutput
 
 
-class Rule(Protocol):
-    """A way to score actions, such as :class:`~xtra_rl.search.puct.PuctRule`."""
+class ReferenceSteps:
+    """:class:`~xtra_rl.search.backends.Steps` in plain PyTorch, for any rule."""
 
-    def scores(self, tree: SearchTree, num_nodes: int) -> Tensor:
-        """Scores of all actions of the first ``num_nodes`` nodes, ``[B, num_nodes, A]``."""
-        ...
+    def __init__(self, tree: SearchTree, rule: Rule) -> None:
+        self.tree = tree
+        self.rule = rule
+        self._selection: Selection
 
+    def select(self) -> Selection:
+        return self._select(1)
 
-class Selection(NamedTuple):
-    """Where the next leaves grow."""
+    def update(self, output: RecurrentOutput, leaf: int) -> None:
+        expand(self.tree, self._selection, output, leaf)
+        backup(self.tree, leaf)
 
-    parent: Tensor  # [B] int64
-    action: Tensor  # [B] int64
-    depth: int
-    """Depth of the deepest new leaf of the batch."""
+    def update_and_select(self, output: RecurrentOutput, leaf: int) -> Selection:
+        self.update(output, leaf)
+        return self._select(leaf + 1)
+
+    def _select(self, num_nodes: int) -> Selection:
+        self._selection = select(self.tree, self.rule, num_nodes)
+        return self._selection
 
 
 def select(tree: SearchTree, rule: Rule, num_nodes: int) -> Selection:
@@ -46,17 +52,15 @@ def select(tree: SearchTree, rule: Rule, num_nodes: int) -> Selection:
     """
     scores = rule.scores(tree, num_nodes)
     scores[:, SearchTree.ROOT].masked_fill_(tree.root_invalid_actions, -torch.inf)
-    action = scores.max(dim=-1).indices  # [B, num_nodes]
-    child = tree.children_index[:, :num_nodes].gather(2, action.unsqueeze(-1)).squeeze(-1)
+    action = best_actions(scores, tree.tie_seeds)  # [B, num_nodes]
+    child = tree.children_index[:, :num_nodes].gather(2, action.unsqueeze(-1)).squeeze(-1).long()
     # Children have larger indices than their parent, so the maximum makes a node without a chosen child point
     # to itself, and the walk of a finished tree stands still.
     successor = torch.maximum(child, torch.arange(num_nodes, device=child.device))
     node = torch.zeros_like(action[:, :1])
-    depth = 1
     while not torch.equal(deeper := successor.gather(1, node), node):
         node = deeper
-        depth += 1
-    return Selection(node.squeeze(1), action.gather(1, node).squeeze(1), depth)
+    return Selection(node.squeeze(1), action.gather(1, node).squeeze(1))
 
 
 def expand(tree: SearchTree, selection: Selection, output: RecurrentOutput, leaf: int) -> None:
@@ -65,7 +69,7 @@ def expand(tree: SearchTree, selection: Selection, output: RecurrentOutput, leaf
     With a value prefix the reward of a step is the difference of the prefixes of child and parent, or the
     child's prefix alone where the parent's LSTM was reset, that is at every depth divisible by the horizon.
     """
-    parent, action, _ = selection
+    parent, action = selection
     parents = parent.unsqueeze(1)
     edge = torch.add(action, parent, alpha=tree.num_actions)
     depth = tree.node_depths.gather(1, parents).squeeze(1) + 1
@@ -84,29 +88,31 @@ def expand(tree: SearchTree, selection: Selection, output: RecurrentOutput, leaf
     tree.children_prior_logits[:, leaf] = output.prior_logits
     tree.children_prior[:, leaf] = output.prior_logits.softmax(dim=-1)
     tree.edges(tree.children_index).scatter_(1, edge.unsqueeze(1), leaf)
-    tree.max_depth = max(tree.max_depth, selection.depth)
 
 
-def backup(tree: SearchTree, selection: Selection, leaf: int) -> None:
+def backup(tree: SearchTree, leaf: int) -> None:
     """Add the return of node ``leaf`` to all its ancestors and refresh the statistics of their actions."""
-    node = torch.full_like(tree.parents[:, :1], leaf)
+    depths = tree.node_depths[:, leaf : leaf + 1]
+    deepest = int(depths.max())
+    parents = tree.parents[:, : leaf + 1].long()
+    node = torch.full_like(parents[:, :1], leaf)
     value = tree.node_raw_values[:, leaf : leaf + 1]
     ancestors, returns = [], []
-    for _ in range(selection.depth):
+    for _ in range(deepest):
         value = torch.add(tree.node_rewards.gather(1, node), value, alpha=tree.discount)
-        node = tree.parents.gather(1, node)
+        node = parents.gather(1, node)
         ancestors.append(node)
         returns.append(value)
     # A tree whose leaf lies higher than the deepest one meets its root again and again: only the first
     # counts.
-    levels = torch.arange(selection.depth, device=node.device)
-    counts = (levels < tree.node_depths[:, leaf : leaf + 1]).to(value.dtype)  # [B, depth]
+    levels = torch.arange(deepest, device=node.device)
+    counts = (levels < depths).to(value.dtype)  # [B, deepest]
     path = torch.cat(ancestors, dim=1)
     tree.node_visits.scatter_add_(1, path, counts)
     tree.node_value_sums.scatter_add_(1, path, torch.cat(returns, dim=1).mul_(counts))
 
     nodes = slice(1, leaf + 1)
-    visits, edges = tree.node_visits[:, nodes], tree.parent_edges[:, nodes]
+    visits, edges = tree.node_visits[:, nodes], tree.parent_edges[:, nodes].long()
     values = tree.node_value_sums[:, nodes] / visits
     qvalues = torch.add(tree.node_rewards[:, nodes], values, alpha=tree.discount)
     tree.node_qvalues[:, nodes] = qvalues

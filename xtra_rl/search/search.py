@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from xtra_rl.search import checks, reference
+from xtra_rl.search import checks
+from xtra_rl.search.backends import BACKENDS, BackendName, Steps, resolve_backend
 from xtra_rl.search.embeddings import EmbeddingPool
 from xtra_rl.search.gumbel import GumbelRule, considered_visits
 from xtra_rl.search.puct import PuctRule, QNormalization, mix_root_noise
-from xtra_rl.search.roots import prepare_roots, rename_model, search_result
+from xtra_rl.search.roots import prepare_roots, search_result
 from xtra_rl.search.tree import SearchTree, tree_from_root
-from xtra_rl.search.types import Embedding, RecurrentFn, RecurrentOutput, SearchResult
-
-BackendName = Literal["auto", "reference"]
-
-
-class Backend(NamedTuple):
-    """The three steps of a simulation that touch the tree; the model is called between the first two."""
-
-    select: Callable[[SearchTree, reference.Rule, int], reference.Selection]
-    expand: Callable[[SearchTree, reference.Selection, RecurrentOutput, int], None]
-    backup: Callable[[SearchTree, reference.Selection, int], None]
-
-
-BACKENDS: dict[str, Backend] = {
-    "reference": Backend(reference.select, reference.expand, reference.backup),
-}
-
-
-def resolve_backend(name: str) -> Backend:
-    """Backend of that name; "auto" takes the reference.
-
-    Raises:
-        ValueError: if there is no such backend.
-    """
-    available = BACKENDS["reference"] if name == "auto" else BACKENDS.get(name)
-    if available is None:
-        names = ", ".join(repr(known) for known in ("auto", *BACKENDS))
-        raise ValueError(f"backend is {name!r}, which is not available here: choose one of {names}.")
-    return available
+from xtra_rl.search.types import Embedding, RecurrentFn, SearchResult
 
 
 @torch.no_grad()
@@ -62,6 +34,7 @@ def puct_search(
     q_normalization: QNormalization = "tree",
     value_delta_max: float = 0.01,
     value_prefix_horizon: int | None = None,
+    reset_entries: Sequence[str] = (),
     backend: BackendName = "auto",
     generator: torch.Generator | None = None,
 ) -> SearchResult:
@@ -87,9 +60,11 @@ def puct_search(
         value_delta_max: only for "tree".
         value_prefix_horizon: an int says that ``RecurrentOutput.reward`` is a value prefix whose LSTM is
             reset at every depth divisible by it.
-        backend: implementation of the tree operations.
-        generator: breaks ties at random; None gives them to the lowest action. It renames the actions of each
-            root by a random permutation, so one root breaks all its ties by the same order.
+        reset_entries: entries of the embedding that the search sets to zero before it hands them to the model, where
+            the LSTM is to be reset; for a model that leaves this to the search.
+        backend: implementation of the tree operations: "reference" (PyTorch, any device), "numba" (CPU), "triton"
+            (GPU), or "auto", the fastest of the roots' device. All of them give the same visit counts.
+        generator: breaks ties at random, anew in each node and simulation; None gives them to the lowest action.
 
     Returns:
         A :class:`~xtra_rl.search.types.SearchResult`; ``action`` is the most visited one.
@@ -108,8 +83,8 @@ def puct_search(
         >>> result.action.item(), result.visit_counts.sum().item()
         (1, 8)
     """
-    steps = resolve_backend(backend)
-    _check_options(num_simulations, discount, value_prefix_horizon)
+    chosen = resolve_backend(backend, prior_logits.device)
+    _check_options(num_simulations, discount, value_prefix_horizon, reset_entries)
     if q_normalization not in ("tree", "siblings"):
         raise ValueError(f"q_normalization is {q_normalization!r}, expected 'tree' or 'siblings'.")
     checks.check_range("exploration_fraction", exploration_fraction, 0, 1)
@@ -121,7 +96,7 @@ def puct_search(
     if root_noise is not None:
         checks.check_shape("root_noise", root_noise, list(prior.shape))
         checks.check_no_nan("root_noise", root_noise)
-        noise = roots.rename(root_noise).masked_fill(roots.invalid_actions, 0)
+        noise = root_noise.to(prior).masked_fill(roots.invalid_actions, 0)
         prior = mix_root_noise(prior, noise, exploration_fraction)
     tree = tree_from_root(
         roots.prior_logits,
@@ -131,11 +106,14 @@ def puct_search(
         num_simulations=num_simulations,
         discount=discount,
         value_prefix_horizon=value_prefix_horizon,
+        tie_seeds=roots.tie_seeds,
     )
     rule = PuctRule(pb_c_init, pb_c_base, q_normalization, value_delta_max)
-    _simulate(tree, embedding, rename_model(recurrent_fn, roots.order), rule, steps)
+    pool = EmbeddingPool(embedding, num_simulations, reset_entries)
+    simulate(tree, pool, recurrent_fn, BACKENDS[chosen](tree, rule))
+    check_finite(tree)
     visits = tree.children_visits[:, SearchTree.ROOT]
-    return search_result(tree, roots.order, visits / num_simulations, visits.max(dim=-1).indices)
+    return search_result(tree, visits / num_simulations, visits.max(dim=-1).indices)
 
 
 @torch.no_grad()
@@ -154,6 +132,7 @@ def gumbel_search(
     maxvisit_init: float = 50.0,
     rescale_floor: float = 1e-8,
     value_prefix_horizon: int | None = None,
+    reset_entries: Sequence[str] = (),
     backend: BackendName = "auto",
     generator: torch.Generator | None = None,
 ) -> SearchResult:
@@ -177,6 +156,7 @@ def gumbel_search(
             with few simulations and small rewards, a floor near the size of a reward keeps noise from being
             stretched.
         value_prefix_horizon: as in :func:`puct_search`.
+        reset_entries: as in :func:`puct_search`.
         backend: as in :func:`puct_search`.
         generator: as in :func:`puct_search`.
 
@@ -187,8 +167,8 @@ def gumbel_search(
     Raises:
         ValueError: as in :func:`puct_search`.
     """
-    steps = resolve_backend(backend)
-    _check_options(num_simulations, discount, value_prefix_horizon)
+    chosen = resolve_backend(backend, prior_logits.device)
+    _check_options(num_simulations, discount, value_prefix_horizon, reset_entries)
     checks.check_at_least("max_num_considered_actions", max_num_considered_actions, 1)
     checks.check_range("value_scale", value_scale, 0)
     checks.check_range("maxvisit_init", maxvisit_init, 0)
@@ -199,7 +179,7 @@ def gumbel_search(
     if gumbel is not None:
         checks.check_shape("gumbel", gumbel, list(logits.shape))
         checks.check_no_nan("gumbel", gumbel)
-        noise = roots.rename(gumbel)
+        noise = gumbel.to(logits)
     tree = tree_from_root(
         logits,
         logits.softmax(dim=-1),
@@ -208,44 +188,50 @@ def gumbel_search(
         num_simulations=num_simulations,
         discount=discount,
         value_prefix_horizon=value_prefix_horizon,
+        tie_seeds=roots.tie_seeds,
     )
     schedule = _considered_visits(roots.invalid_actions, max_num_considered_actions, num_simulations)
     rule = GumbelRule(noise, schedule.to(logits), value_scale, maxvisit_init, rescale_floor)
-    _simulate(tree, embedding, rename_model(recurrent_fn, roots.order), rule, steps)
+    pool = EmbeddingPool(embedding, num_simulations, reset_entries)
+    simulate(tree, pool, recurrent_fn, BACKENDS[chosen](tree, rule))
+    check_finite(tree)
 
     completed = rule.completed_qvalues(tree, 1)[:, 0]
     most_visits = tree.children_visits[:, SearchTree.ROOT].amax(dim=-1, keepdim=True)
     scores = rule.root_scores(tree, completed, most_visits)
     action = scores.masked_fill(roots.invalid_actions, -torch.inf).max(dim=-1).indices
-    return search_result(tree, roots.order, (logits + completed).softmax(dim=-1), action)
+    return search_result(tree, (logits + completed).softmax(dim=-1), action)
 
 
-def _simulate(
-    tree: SearchTree, embedding: Embedding, recurrent_fn: RecurrentFn, rule: reference.Rule, steps: Backend
-) -> None:
-    """Run the simulations: the leaf of simulation ``i`` becomes node ``i + 1`` of every tree."""
-    pool = EmbeddingPool(embedding, num_nodes=tree.num_nodes - 1)
+def simulate(tree: SearchTree, pool: EmbeddingPool, recurrent_fn: RecurrentFn, steps: Steps) -> None:
+    """Run the simulations: the leaf of simulation ``i`` becomes node ``i`` of every tree, the root is node 0."""
+    selection = steps.select()
     for leaf in range(1, tree.num_nodes):
-        selection = steps.select(tree, rule, leaf)
-        output, next_embedding = recurrent_fn(selection.action, pool.read(selection.parent))
+        embedding = pool.read(selection.parent, tree)
+        output, next_embedding = recurrent_fn(selection.action, embedding)
         checks.check_recurrent_output(output, tree.batch_size, tree.num_actions)
-        steps.expand(tree, selection, output, leaf)
-        steps.backup(tree, selection, leaf)
-        if leaf < tree.num_nodes - 1:
+        if leaf == tree.num_nodes - 1:
+            steps.update(output, leaf)
+        else:
             pool.write(leaf, next_embedding)
-    checks.check_no_nan("the reward, value or prior_logits returned by recurrent_fn", _fingerprint(tree))
+            selection = steps.update_and_select(output, leaf)
 
 
-def _fingerprint(tree: SearchTree) -> Tensor:
-    """A number that is NaN if the model returned NaN anywhere, at the price of three sums."""
-    return tree.node_rewards.sum() + tree.node_raw_values.sum() + tree.children_prior.sum()
+def check_finite(tree: SearchTree) -> None:
+    """Refuse a tree that the model has spoilt, at the price of three sums."""
+    fingerprint = tree.node_rewards.sum() + tree.node_raw_values.sum() + tree.children_prior.sum()
+    checks.check_no_nan("the reward, value or prior_logits returned by recurrent_fn", fingerprint)
 
 
-def _check_options(num_simulations: int, discount: float, value_prefix_horizon: int | None) -> None:
+def _check_options(
+    num_simulations: int, discount: float, value_prefix_horizon: int | None, reset_entries: Sequence[str]
+) -> None:
     checks.check_at_least("num_simulations", num_simulations, 1)
     checks.check_range("discount", discount, 0, 1)
     if value_prefix_horizon is not None:
         checks.check_at_least("value_prefix_horizon", value_prefix_horizon, 1)
+    elif reset_entries:
+        raise ValueError(f"reset_entries is {reset_entries!r}, but without value_prefix_horizon nothing is reset.")
 
 
 def _considered_visits(

@@ -32,13 +32,13 @@ class SearchTree:
     """``reward + discount * value`` of a node, seen from its parent; 0 at the root."""
     node_prefix_bases: Tensor  # [B, N]
     """Value prefix that children continue: the node's own, or 0 where the model's LSTM was reset."""
-    node_depths: Tensor  # [B, N] int64
+    node_depths: Tensor  # [B, N] int32
     """Steps from the root."""
-    parents: Tensor  # [B, N] int64
+    parents: Tensor  # [B, N] int32
     """Index of a node's parent; the root points to itself."""
-    parent_edges: Tensor  # [B, N] int64
+    parent_edges: Tensor  # [B, N] int32
     """``parent * A + action`` of the step into a node: its place in a flattened ``[N * A]`` array."""
-    children_index: Tensor  # [B, N, A] int64
+    children_index: Tensor  # [B, N, A] int32
     """Node reached by an action, or ``UNVISITED``."""
     children_prior_logits: Tensor  # [B, N, A]
     """Policy logits of a node; at the root -inf for illegal actions."""
@@ -50,12 +50,12 @@ class SearchTree:
     """``node_qvalues`` of the child behind an action; 0 where it is unvisited."""
     root_invalid_actions: Tensor  # [B, A] bool
     """True for actions that are illegal at the root."""
+    tie_seeds: Tensor | None  # [B] int64 in [0, 2^31)
+    """Seeds of :func:`~xtra_rl.search.ties.tie_keys`; None = the lowest of equal actions wins."""
     discount: float
     """Discount of one step."""
     value_prefix_horizon: int | None
     """LSTM horizon of a value-prefix model; None for plain rewards."""
-    max_depth: int = 0
-    """Depth of the deepest node over the whole batch, known to the host."""
 
     ROOT: ClassVar[int] = 0
     UNVISITED: ClassVar[int] = -1
@@ -76,13 +76,18 @@ class SearchTree:
         return self.children_index.shape[2]
 
     @property
+    def max_depth(self) -> int:
+        """Depth of the deepest node over the whole batch; waits for the device."""
+        return int(self.node_depths.max())
+
+    @property
     def node_values(self) -> Tensor:
         """Mean return of each node ``[B, N]``; 0 where the node does not exist."""
         return self.node_value_sums / self.node_visits.clamp(min=1)
 
     @property
     def action_from_parent(self) -> Tensor:
-        """Action that leads into each node, ``[B, N]`` int64; meaningless at the root."""
+        """Action that leads into each node, ``[B, N]`` int32; meaningless at the root."""
         return self.parent_edges % self.num_actions
 
     def edges(self, array: Tensor) -> Tensor:
@@ -99,6 +104,7 @@ def tree_from_root(
     num_simulations: int,
     discount: float,
     value_prefix_horizon: int | None,
+    tie_seeds: Tensor | None = None,
 ) -> SearchTree:
     """Tree that holds the roots only, with room for ``num_simulations`` leaves.
 
@@ -109,7 +115,8 @@ def tree_from_root(
         invalid_actions: ``[B, A]`` bool.
         num_simulations: leaves to come.
         discount: of one step.
-        value_prefix_horizon: see :class:`SearchTree`.
+        value_prefix_horizon: see :class:`SearchTree`, also for the next.
+        tie_seeds: see there.
     """
     batch_size, num_actions = prior_logits.shape
     nodes = (batch_size, num_simulations + 1)
@@ -121,15 +128,16 @@ def tree_from_root(
         node_rewards=value.new_zeros(nodes),
         node_qvalues=value.new_zeros(nodes),
         node_prefix_bases=value.new_zeros(nodes),
-        node_depths=value.new_zeros(nodes, dtype=torch.int64),
-        parents=value.new_zeros(nodes, dtype=torch.int64),
-        parent_edges=value.new_zeros(nodes, dtype=torch.int64),
-        children_index=value.new_full(edges, SearchTree.UNVISITED, dtype=torch.int64),
+        node_depths=value.new_zeros(nodes, dtype=torch.int32),
+        parents=value.new_zeros(nodes, dtype=torch.int32),
+        parent_edges=value.new_zeros(nodes, dtype=torch.int32),
+        children_index=value.new_full(edges, SearchTree.UNVISITED, dtype=torch.int32),
         children_prior_logits=value.new_zeros(edges),
         children_prior=value.new_zeros(edges),
         children_visits=value.new_zeros(edges),
         children_qvalues=value.new_zeros(edges),
         root_invalid_actions=invalid_actions,
+        tie_seeds=tie_seeds,
         discount=discount,
         value_prefix_horizon=value_prefix_horizon,
     )
@@ -140,34 +148,3 @@ def tree_from_root(
     tree.children_prior_logits[:, root] = prior_logits
     tree.children_prior[:, root] = prior
     return tree
-
-
-def permute_actions(tree: SearchTree, order: Tensor) -> SearchTree:
-    """The same tree with actions renamed.
-
-    Args:
-        tree: a tree whose action ``j`` of row ``b`` is to become action ``order[b, j]``.
-        order: ``[B, A]`` int64, a permutation in each row.
-    """
-    inverse = order.argsort(dim=-1)
-    index = inverse[:, None, :].expand_as(tree.children_index)
-    return SearchTree(
-        node_visits=tree.node_visits,
-        node_value_sums=tree.node_value_sums,
-        node_raw_values=tree.node_raw_values,
-        node_rewards=tree.node_rewards,
-        node_qvalues=tree.node_qvalues,
-        node_prefix_bases=tree.node_prefix_bases,
-        node_depths=tree.node_depths,
-        parents=tree.parents,
-        parent_edges=tree.parents * tree.num_actions + order.gather(1, tree.action_from_parent),
-        children_index=tree.children_index.gather(2, index),
-        children_prior_logits=tree.children_prior_logits.gather(2, index),
-        children_prior=tree.children_prior.gather(2, index),
-        children_visits=tree.children_visits.gather(2, index),
-        children_qvalues=tree.children_qvalues.gather(2, index),
-        root_invalid_actions=tree.root_invalid_actions.gather(1, inverse),
-        discount=tree.discount,
-        value_prefix_horizon=tree.value_prefix_horizon,
-        max_depth=tree.max_depth,
-    )

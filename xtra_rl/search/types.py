@@ -52,5 +52,9 @@ class SearchResult(NamedTuple):
     """``[B, A]`` policy target: visit fractions (pUCT) or the improved policy (Gumbel); 0 where illegal."""
     action: Tensor
     """``[B]`` int64: the most visited action (pUCT) or the winner of sequential halving (Gumbel)."""
+    depth: Tensor
+    """``[B]`` mean depth of the nodes that the search added: 1 = it never looked further than one step."""
+    entropy: Tensor
+    """``[B]`` entropy of ``action_weights`` in nats."""
     tree: SearchTree | None = None
     """The tree behind the numbers, for inspection; None where several searches were joined."""

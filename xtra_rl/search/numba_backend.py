@@ -1,0 +1,117 @@
+"""The CPU backend: tree operations compiled by numba, parallel over trees."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from xtra_rl.search import numba_kernels as kernels
+from xtra_rl.search.backends import Rule, Selection
+from xtra_rl.search.gumbel import LOWEST_SCORE, GumbelRule
+from xtra_rl.search.puct import SIBLING_RANGE_FLOOR, PuctRule, exploration_weights
+from xtra_rl.search.tree import SearchTree
+from xtra_rl.search.types import RecurrentOutput
+
+#: Below this many trees a second thread costs more than it brings.
+MIN_TREES_PER_THREAD = 32
+
+
+class NumbaSteps:
+    """:class:`~xtra_rl.search.backends.Steps` for :class:`PuctRule` and :class:`GumbelRule` on the CPU.
+
+    It works on the arrays of the tree in place. Threads are as many as PyTorch may use
+    (``torch.set_num_threads``), but no more than there is work for. The first search of a dtype compiles for some
+    seconds; the result is cached on disk, in ``__pycache__`` or ``NUMBA_CACHE_DIR``.
+
+    Raises:
+        ValueError: if the tree is not on the CPU or the rule is none of the two.
+    """
+
+    def __init__(self, tree: SearchTree, rule: Rule) -> None:
+        if tree.node_visits.device.type != "cpu":
+            raise ValueError("the backend 'numba' searches on the CPU: move the roots there, or use 'triton'.")
+        self._tree = tree
+        self._dtype = tree.node_visits.dtype
+        nodes, batch = tree.num_nodes, tree.batch_size
+        self._parent = torch.zeros((nodes, batch), dtype=torch.int64)
+        self._action = torch.zeros((nodes, batch), dtype=torch.int64)
+        self._prior = tree.node_visits.new_empty((batch, tree.num_actions))
+        self._arrays = self._tree_arrays()
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, batch // MIN_TREES_PER_THREAD)
+        parallel = threads > 1
+        if parallel:
+            numba.set_num_threads(threads)
+        if isinstance(rule, PuctRule):
+            self._rule = self._puct_arrays(rule)
+            self._select = kernels.select_puct
+            self._step = kernels.step_puct_parallel if parallel else kernels.step_puct
+        elif isinstance(rule, GumbelRule):
+            self._rule = self._gumbel_arrays(rule)
+            self._select = kernels.select_gumbel
+            self._step = kernels.step_gumbel_parallel if parallel else kernels.step_gumbel
+        else:
+            raise ValueError(f"the backend 'numba' knows no {type(rule).__name__}: use 'reference'.")
+
+    def select(self) -> Selection:
+        self._select(self._arrays, self._rule, 1)
+        return self._selection(1)
+
+    def update(self, output: RecurrentOutput, leaf: int) -> None:
+        kernels.update(self._arrays, *self._model_arrays(output), leaf)
+
+    def update_and_select(self, output: RecurrentOutput, leaf: int) -> Selection:
+        self._step(self._arrays, self._rule, *self._model_arrays(output), leaf)
+        return self._selection(leaf + 1)
+
+    def _selection(self, leaf: int) -> Selection:
+        return Selection(self._parent[leaf], self._action[leaf])
+
+    def _model_arrays(self, output: RecurrentOutput) -> tuple[np.ndarray, ...]:
+        reward, value, logits = (
+            part.detach().to("cpu", self._dtype).contiguous() for part in output
+        )
+        # PyTorch's softmax gives the bits of the reference, and is vectorised.
+        torch.softmax(logits, dim=-1, out=self._prior)
+        return reward.numpy(), value.numpy(), logits.numpy(), self._prior.numpy()
+
+    def _constants(self, *values: float) -> np.ndarray:
+        return torch.tensor(values, dtype=self._dtype).numpy()
+
+    def _tree_arrays(self) -> kernels.TreeArrays:
+        tree = self._tree
+        seeds = torch.empty(0, dtype=torch.int64) if tree.tie_seeds is None else tree.tie_seeds
+        own = {
+            "tie_seeds": seeds.numpy(),
+            "scores": torch.empty_like(self._prior).numpy(),
+            "parent": self._parent.numpy(),
+            "action": self._action.numpy(),
+            "constants": self._constants(0, 1, tree.discount),
+            "horizon": tree.value_prefix_horizon or 0,
+        }
+        shared = {
+            name: getattr(tree, name).contiguous().numpy()
+            for name in kernels.TreeArrays._fields
+            if name not in own
+        }
+        return kernels.TreeArrays(**shared, **own)
+
+    def _puct_arrays(self, rule: PuctRule) -> kernels.PuctArrays:
+        visits = torch.arange(self._tree.num_nodes + 1, dtype=self._dtype)
+        by_tree = rule.q_normalization == "tree"
+        floor = rule.value_delta_max if by_tree else SIBLING_RANGE_FLOOR
+        return kernels.PuctArrays(
+            exploration_weights(visits, rule.pb_c_init, rule.pb_c_base).numpy(), self._constants(floor), by_tree
+        )
+
+    def _gumbel_arrays(self, rule: GumbelRule) -> kernels.GumbelArrays:
+        tiny = torch.finfo(self._dtype).tiny
+        return kernels.GumbelArrays(
+            self._array(rule.gumbel),
+            self._array(rule.considered_visits),
+            self._constants(rule.value_scale, rule.maxvisit_init, rule.rescale_floor, tiny, LOWEST_SCORE),
+        )
+
+    def _array(self, tensor: Tensor) -> np.ndarray:
+        return tensor.to(self._dtype).contiguous().numpy()
