@@ -27,10 +27,12 @@ class Rule(Protocol):
 
 
 class Selection(NamedTuple):
-    """Where the next leaves grow. Backends never write into it again, so it may be kept."""
+    """Where the next leaves grow: valid until the next call of the backend, ``action`` for ever."""
 
     parent: Tensor  # [B] int64
     action: Tensor  # [B] int64
+    row: Tensor | None = None
+    """``[B]`` int64, ``parent * B + b``: the parent's row in a node-major pool, from a backend that has it at hand."""
 
 
 class Steps(Protocol):

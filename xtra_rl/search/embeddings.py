@@ -10,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from xtra_rl.search.backends import Selection
 from xtra_rl.search.tree import SearchTree
 from xtra_rl.search.types import Embedding
 
@@ -40,10 +41,11 @@ class EmbeddingPool:
         self._slots = {key: _empty(leaf, num_nodes) for key, leaf in leaves.items()}
         # What read() returns is allocated once too: a fresh megabyte costs more than the copy into it.
         self._read = {key: torch.empty_like(pool[0]) for key, pool in self._slots.items()}
-        self._flat = {
-            key: (_channels_last(pool.flatten(0, 1)), _channels_last(self._read[key]))
+        self._flat = [
+            (_channels_last(pool.flatten(0, 1)), _channels_last(self._read[key]))
             for key, pool in self._slots.items()
-        }
+        ]
+        self._nodes = {key: pool.unbind() for key, pool in self._slots.items()}
         first = next(iter(leaves.values()))
         self._batch_size = first.shape[0]
         self._rows = torch.arange(self._batch_size, device=first.device)
@@ -69,7 +71,7 @@ class EmbeddingPool:
                 f"embedding has {_names(self._slots)}: both must have the same structure."
             )
         for key, leaf in leaves.items():
-            slot = self._slots[key][node]
+            slot = self._nodes[key][node]
             if slot.shape != leaf.shape:
                 where = f" entry {key!r}" if key != _WHOLE else ""
                 raise ValueError(
@@ -78,14 +80,16 @@ class EmbeddingPool:
                 )
             slot.copy_(leaf)
 
-    def read(self, nodes: Tensor, tree: SearchTree) -> Embedding:
-        """Latents of node ``nodes[b]`` of each tree ``b``, valid until the next call."""
-        index = torch.add(self._rows, nodes, alpha=self._batch_size)
-        for pool, buffer in self._flat.values():
+    def read(self, selection: Selection, tree: SearchTree) -> Embedding:
+        """Latents of the selected parents, valid until the next call."""
+        index = selection.row
+        if index is None:
+            index = torch.add(self._rows, selection.parent, alpha=self._batch_size)
+        for pool, buffer in self._flat:
             torch.index_select(pool, 0, index, out=buffer)
         if self._reset_entries:
             assert tree.value_prefix_horizon is not None
-            depth = tree.node_depths.gather(1, nodes.unsqueeze(1)).squeeze(1)
+            depth = tree.node_depths.gather(1, selection.parent.unsqueeze(1)).squeeze(1)
             keep = depth.remainder_(tree.value_prefix_horizon).clamp_(max=1)
             for key in self._reset_entries:
                 buffer = self._read[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numba
 import numpy as np
 import torch
@@ -35,14 +37,18 @@ class NumbaSteps:
         self._tree = tree
         self._dtype = tree.node_visits.dtype
         nodes, batch = tree.num_nodes, tree.batch_size
-        self._parent = torch.zeros((nodes, batch), dtype=torch.int64)
-        self._action = torch.zeros((nodes, batch), dtype=torch.int64)
+        self._parent, self._row = torch.zeros((2, batch), dtype=torch.int64)
+        # A row for each simulation: a model may keep the actions that it was asked about.
+        self._actions = torch.zeros((nodes, batch), dtype=torch.int64)
+        self._action_rows = self._actions.unbind()
         self._prior = tree.node_visits.new_empty((batch, tree.num_actions))
+        self._prior_array = self._prior.numpy()
         self._arrays = self._tree_arrays()
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, batch // MIN_TREES_PER_THREAD)
         parallel = threads > 1
         if parallel:
             numba.set_num_threads(threads)
+        self._range = (threads,) if parallel else (0, batch)
         if isinstance(rule, PuctRule):
             self._rule = self._puct_arrays(rule)
             self._select = kernels.select_puct
@@ -55,26 +61,23 @@ class NumbaSteps:
             raise ValueError(f"the backend 'numba' knows no {type(rule).__name__}: use 'reference'.")
 
     def select(self) -> Selection:
-        self._select(self._arrays, self._rule, 1)
-        return self._selection(1)
+        self._select(self._arrays, self._rule, 1, 0, self._tree.batch_size)
+        return Selection(self._parent, self._action_rows[1], self._row)
 
     def update(self, output: RecurrentOutput, leaf: int) -> None:
-        kernels.update(self._arrays, *self._model_arrays(output), leaf)
+        kernels.update(self._arrays, self._model_arrays(output), leaf, 0, self._tree.batch_size)
 
     def update_and_select(self, output: RecurrentOutput, leaf: int) -> Selection:
-        self._step(self._arrays, self._rule, *self._model_arrays(output), leaf)
-        return self._selection(leaf + 1)
+        self._step(self._arrays, self._rule, self._model_arrays(output), leaf, *self._range)
+        return Selection(self._parent, self._action_rows[leaf + 1], self._row)
 
-    def _selection(self, leaf: int) -> Selection:
-        return Selection(self._parent[leaf], self._action[leaf])
-
-    def _model_arrays(self, output: RecurrentOutput) -> tuple[np.ndarray, ...]:
-        reward, value, logits = (
-            part.detach().to("cpu", self._dtype).contiguous() for part in output
-        )
+    def _model_arrays(self, output: RecurrentOutput) -> kernels.OutputArrays:
+        logits = output.prior_logits.to(self._dtype)
         # PyTorch's softmax gives the bits of the reference, and is vectorised.
         torch.softmax(logits, dim=-1, out=self._prior)
-        return reward.numpy(), value.numpy(), logits.numpy(), self._prior.numpy()
+        return kernels.OutputArrays(
+            self._array(output.reward), self._array(output.value), self._array(logits), self._prior_array
+        )
 
     def _constants(self, *values: float) -> np.ndarray:
         return torch.tensor(values, dtype=self._dtype).numpy()
@@ -86,7 +89,8 @@ class NumbaSteps:
             "tie_seeds": seeds.numpy(),
             "scores": torch.empty_like(self._prior).numpy(),
             "parent": self._parent.numpy(),
-            "action": self._action.numpy(),
+            "row": self._row.numpy(),
+            "actions": self._actions.numpy(),
             "constants": self._constants(0, 1, tree.discount),
             "horizon": tree.value_prefix_horizon or 0,
         }
@@ -98,12 +102,10 @@ class NumbaSteps:
         return kernels.TreeArrays(**shared, **own)
 
     def _puct_arrays(self, rule: PuctRule) -> kernels.PuctArrays:
-        visits = torch.arange(self._tree.num_nodes + 1, dtype=self._dtype)
         by_tree = rule.q_normalization == "tree"
         floor = rule.value_delta_max if by_tree else SIBLING_RANGE_FLOOR
-        return kernels.PuctArrays(
-            exploration_weights(visits, rule.pb_c_init, rule.pb_c_base).numpy(), self._constants(floor), by_tree
-        )
+        weights = _exploration_weights(self._tree.num_nodes + 1, self._dtype, rule.pb_c_init, rule.pb_c_base)
+        return kernels.PuctArrays(weights, self._constants(floor), by_tree)
 
     def _gumbel_arrays(self, rule: GumbelRule) -> kernels.GumbelArrays:
         tiny = torch.finfo(self._dtype).tiny
@@ -114,4 +116,12 @@ class NumbaSteps:
         )
 
     def _array(self, tensor: Tensor) -> np.ndarray:
-        return tensor.to(self._dtype).contiguous().numpy()
+        if tensor.dtype is not self._dtype or not tensor.is_contiguous():
+            tensor = tensor.to(self._dtype).contiguous()
+        return tensor.numpy()
+
+
+@lru_cache(maxsize=64)
+def _exploration_weights(num_visits: int, dtype: torch.dtype, pb_c_init: float, pb_c_base: float) -> np.ndarray:
+    visits = torch.arange(num_visits, dtype=dtype)
+    return exploration_weights(visits, pb_c_init, pb_c_base).numpy()

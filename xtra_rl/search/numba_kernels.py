@@ -1,9 +1,12 @@
-"""Compiled tree operations of the numba backend: one function for one tree, and loops over all trees.
+"""Compiled tree operations of the numba backend, each over a range of trees.
 
 The arithmetic follows :mod:`xtra_rl.search.puct`, :mod:`~xtra_rl.search.gumbel` and
 :mod:`~xtra_rl.search.reference` operation by operation, so that equal scores stay equal here; but only the nodes
 on the way down are scored, and only those on the way up are refreshed. Constants come in arrays of the tree's dtype:
 a Python literal would turn float32 into float64.
+
+Each function is one long loop that indexes its arrays ``[b, node, a]`` in place: slices, and calls that pass the
+arrays on for every tree, take as long as the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from numba import njit, prange
 
 from xtra_rl.search.ties import ACTION_FACTOR, NODE_FACTOR, STEP_FACTOR
 
-# Sums and maxima may be taken in any order, which lets them use vector registers; infinities and NaN stay exact.
-_FAST = {"reassoc", "nsz"}
+# Sums and maxima may be taken in any order, which lets them use vector registers. NaN is not searched for here:
+# xtra_rl.search.search.check_finite looks at the finished tree, and no NaN can lead an index astray.
+_FAST = {"reassoc", "nsz", "nnan"}
 _jit = njit(cache=True, fastmath=_FAST, error_model="numpy", nogil=True)
 _jit_parallel = njit(cache=True, fastmath=_FAST, error_model="numpy", nogil=True, parallel=True)
 
@@ -47,8 +51,9 @@ class TreeArrays(NamedTuple):
     root_invalid_actions: Any
     tie_seeds: Any  # [B], or [0]: the lowest of equal actions wins
     scores: Any  # [B, A] scratch
-    parent: Any  # [N, B] int64: selection of each simulation
-    action: Any  # [N, B] int64
+    parent: Any  # [B] int64: the last selection
+    row: Any  # [B] int64: parent * B + b
+    actions: Any  # [N, B] int64: the actions of all selections
     constants: Any  # [3]: zero, one, discount
     horizon: int  # 0 = plain rewards
 
@@ -69,6 +74,19 @@ class GumbelArrays(NamedTuple):
     constants: Any  # [5]: value_scale, maxvisit_init, rescale_floor, smallest normal number, lowest score
 
 
+class OutputArrays(NamedTuple):
+    """A :class:`~xtra_rl.search.types.RecurrentOutput` and the softmax of its logits."""
+
+    reward: Any  # [B]
+    value: Any  # [B]
+    prior_logits: Any  # [B, A]
+    prior: Any  # [B, A]
+
+
+#: Trees that are updated and then selected from before the next ones are touched: they share the cache.
+_BLOCK = 8
+
+
 @_jit
 def _tie_key(seed, node, num_nodes, action):
     """See :func:`xtra_rl.search.ties.tie_keys`."""
@@ -82,239 +100,218 @@ def _tie_key(seed, node, num_nodes, action):
 
 
 @_jit
-def _best(tree, b, node, num_nodes):
-    """Action with the largest score of ``tree.scores[b]``."""
-    scores = tree.scores[b]
+def _best(scores, seeds, b, node, num_nodes):
+    """Action with the largest of ``scores[b]``; equal ones are told apart by the seeds, if there are any."""
+    last = scores.shape[1] - 1
+    highest = scores[b, 0]
+    for a in range(1, last + 1):
+        highest = max(highest, scores[b, a])
     best = 0
-    highest = scores[0]
-    ties = False
-    for a in range(1, scores.size):
-        if scores[a] > highest:
-            best, highest, ties = a, scores[a], False
-        elif scores[a] == highest:
-            ties = True
-    if ties and tree.tie_seeds.size > 0:
-        largest = _tie_key(tree.tie_seeds[b], node, num_nodes, best)
-        for a in range(best + 1, scores.size):
-            if scores[a] == highest:
-                key = _tie_key(tree.tie_seeds[b], node, num_nodes, a)
+    while best < last and scores[b, best] != highest:
+        best += 1
+    if seeds.size > 0:
+        largest = np.uint64(0)
+        first = best
+        for a in range(first + 1, last + 1):
+            if scores[b, a] == highest:
+                if best == first and largest == 0:
+                    largest = _tie_key(seeds[b], node, num_nodes, first)
+                key = _tie_key(seeds[b], node, num_nodes, a)
                 if key > largest:
                     best, largest = a, key
     return best
 
 
 @_jit
-def _mask_root(tree, b):
-    for a in range(tree.scores.shape[1]):
-        if tree.root_invalid_actions[b, a]:
-            tree.scores[b, a] = -np.inf
-
-
-@_jit
-def _select_puct(tree, rule, b, num_nodes):
-    """Walk down one tree; writes the selection of node ``num_nodes``."""
-    zero, one = tree.constants[0], tree.constants[1]
-    scores = tree.scores[b]
-    low = high = tree.node_qvalues[b, min(1, num_nodes - 1)]
-    if rule.by_tree:
-        qvalues = tree.node_qvalues[b]
-        for i in range(2, num_nodes):
-            low = min(low, qvalues[i])
-            high = max(high, qvalues[i])
-    scale = max(high - low, rule.constants[0])
-    node, mean = 0, zero
-    while True:
-        prior, visits = tree.children_prior[b, node], tree.children_visits[b, node]
-        qvalues = tree.children_qvalues[b, node]
-        weight = rule.weights[int(tree.node_visits[b, node])]
-        if num_nodes == 1:
-            for a in range(scores.size):
-                scores[a] = prior[a] * weight / (visits[a] + one)
-        elif rule.by_tree:
-            total, count = zero, zero
-            for a in range(scores.size):
-                total += qvalues[a]
-                count += min(visits[a], one)
-            if node == 0:
-                mean = total / count
+def select_puct(tree, rule, num_nodes, start, stop):
+    """Walk down trees ``start`` to ``stop``; writes the selections of node ``num_nodes``."""
+    prior, visits, qvalues = tree.children_prior, tree.children_visits, tree.children_qvalues
+    children, node_visits, node_qvalues = tree.children_index, tree.node_visits, tree.node_qvalues
+    scores, invalid, weights = tree.scores, tree.root_invalid_actions, rule.weights
+    num_trees, num_actions = scores.shape
+    zero, one, floor = tree.constants[0], tree.constants[1], rule.constants[0]
+    for b in range(start, stop):
+        low = high = node_qvalues[b, min(1, num_nodes - 1)]
+        if rule.by_tree:
+            for i in range(2, num_nodes):
+                low = min(low, node_qvalues[b, i])
+                high = max(high, node_qvalues[b, i])
+        scale = max(high - low, floor)
+        node, mean = 0, zero
+        while True:
+            weight = weights[int(node_visits[b, node])]
+            if num_nodes == 1:
+                for a in range(num_actions):
+                    scores[b, a] = prior[b, node, a] * weight / (visits[b, node, a] + one)
+            elif rule.by_tree:
+                total, count = zero, zero
+                for a in range(num_actions):
+                    total += qvalues[b, node, a]
+                    count += min(visits[b, node, a], one)
+                if node == 0:
+                    mean = total / count
+                else:
+                    share = one / (count + one)
+                    mean = total * share + mean * share
+                for a in range(num_actions):
+                    n = visits[b, node, a]
+                    q = qvalues[b, node, a] if n > zero else mean
+                    scores[b, a] = prior[b, node, a] * weight / (n + one) + (q - low) / scale
             else:
-                share = one / (count + one)
-                mean = total * share + mean * share
-            for a in range(scores.size):
-                q = qvalues[a] if visits[a] > zero else mean
-                scores[a] = prior[a] * weight / (visits[a] + one) + (q - low) / scale
-        else:
-            low = high = tree.node_value_sums[b, node] / tree.node_visits[b, node]
-            for a in range(scores.size):
-                if visits[a] > zero:
-                    low = min(low, qvalues[a])
-                    high = max(high, qvalues[a])
-            scale = max(high - low, rule.constants[0])
-            for a in range(scores.size):
-                q = (qvalues[a] - low) / scale if visits[a] > zero else zero
-                scores[a] = prior[a] * weight / (visits[a] + one) + q
-        if node == 0:
-            _mask_root(tree, b)
-        action = _best(tree, b, node, num_nodes)
-        child = tree.children_index[b, node, action]
-        if child < 0:
-            break
-        node = child
-    tree.parent[num_nodes, b] = node
-    tree.action[num_nodes, b] = action
+                low = high = tree.node_value_sums[b, node] / node_visits[b, node]
+                for a in range(num_actions):
+                    q = qvalues[b, node, a] if visits[b, node, a] > zero else low
+                    low = min(low, q)
+                    high = max(high, q)
+                scale = max(high - low, floor)
+                for a in range(num_actions):
+                    n = visits[b, node, a]
+                    q = (qvalues[b, node, a] - low) / scale if n > zero else zero
+                    scores[b, a] = prior[b, node, a] * weight / (n + one) + q
+            if node == 0:
+                for a in range(num_actions):
+                    if invalid[b, a]:
+                        scores[b, a] = -np.inf
+            action = _best(scores, tree.tie_seeds, b, node, num_nodes)
+            child = children[b, node, action]
+            if child < 0:
+                break
+            node = child
+        tree.parent[b] = node
+        tree.row[b] = node * num_trees + b
+        tree.actions[num_nodes, b] = action
 
 
 @_jit
-def _complete_qvalues(tree, rule, b, node):
-    """Completed and rescaled Q values of a node into ``tree.scores[b]``: Gumbel MuZero's sigma(q)."""
+def select_gumbel(tree, rule, num_nodes, start, stop):
+    """Walk down trees ``start`` to ``stop``; writes the selections of node ``num_nodes``."""
+    prior, visits, qvalues = tree.children_prior, tree.children_visits, tree.children_qvalues
+    logits, children, scores = tree.children_prior_logits, tree.children_index, tree.scores
+    num_trees, num_actions = scores.shape
     zero, one = tree.constants[0], tree.constants[1]
-    prior, visits = tree.children_prior[b, node], tree.children_visits[b, node]
-    qvalues, scores = tree.children_qvalues[b, node], tree.scores[b]
-    tiny = rule.constants[3]
-    weight, total, most = zero, zero, zero
-    for a in range(scores.size):
-        p = max(prior[a], tiny)
-        weight += p * min(visits[a], one)
-        total += p * qvalues[a]
-        most = max(most, visits[a])
-    node_visits = tree.node_visits[b, node]
-    mean = total / max(weight, tiny)
-    mixed = (tree.node_raw_values[b, node] + (node_visits - one) * mean) / node_visits
-    low, high = zero + np.inf, zero - np.inf
-    for a in range(scores.size):
-        q = qvalues[a] if visits[a] > zero else mixed
-        scores[a] = q
-        low = min(low, q)
-        high = max(high, q)
-    scale = (most + rule.constants[1]) * rule.constants[0] / max(high - low, rule.constants[2])
-    for a in range(scores.size):
-        scores[a] = (scores[a] - low) * scale
-
-
-@_jit
-def _select_gumbel(tree, rule, b, num_nodes):
-    """Walk down one tree; writes the selection of node ``num_nodes``."""
-    scores, zero = tree.scores[b], tree.constants[0]
-    node = 0
-    while True:
-        logits, visits = tree.children_prior_logits[b, node], tree.children_visits[b, node]
-        _complete_qvalues(tree, rule, b, node)
-        if node == 0:
-            top = logits[0]
-            for a in range(scores.size):
-                top = max(top, logits[a])
-            considered = rule.considered_visits[b, num_nodes - 1]
-            for a in range(scores.size):
-                score = rule.gumbel[b, a] + (logits[a] - top) + scores[a]
-                score = max(score, rule.constants[4])
-                scores[a] = score if visits[a] == considered else -np.inf
-            _mask_root(tree, b)
-        else:
-            top, total = zero - np.inf, zero
-            for a in range(scores.size):
-                scores[a] += logits[a]
-                top = max(top, scores[a])
-            for a in range(scores.size):
-                scores[a] = math.exp(scores[a] - top)
-                total += scores[a]
+    value_scale, maxvisit_init, floor = rule.constants[0], rule.constants[1], rule.constants[2]
+    tiny, lowest = rule.constants[3], rule.constants[4]
+    for b in range(start, stop):
+        node = 0
+        while True:
+            # Completed and rescaled Q values: the paper's sigma(q).
+            weight, total, most = zero, zero, zero
+            for a in range(num_actions):
+                p, n = max(prior[b, node, a], tiny), visits[b, node, a]
+                weight += p * min(n, one)
+                total += p * qvalues[b, node, a]
+                most = max(most, n)
             node_visits = tree.node_visits[b, node]
-            for a in range(scores.size):
-                scores[a] = scores[a] / total - visits[a] / node_visits
-        action = _best(tree, b, node, num_nodes)
-        child = tree.children_index[b, node, action]
-        if child < 0:
-            break
-        node = child
-    tree.parent[num_nodes, b] = node
-    tree.action[num_nodes, b] = action
+            mean = total / max(weight, tiny)
+            mixed = (tree.node_raw_values[b, node] + (node_visits - one) * mean) / node_visits
+            low = high = qvalues[b, node, 0] if visits[b, node, 0] > zero else mixed
+            for a in range(num_actions):
+                q = qvalues[b, node, a] if visits[b, node, a] > zero else mixed
+                scores[b, a] = q
+                low = min(low, q)
+                high = max(high, q)
+            scale = (most + maxvisit_init) * value_scale / max(high - low, floor)
+            top = logits[b, node, 0]
+            if node == 0:
+                for a in range(num_actions):
+                    top = max(top, logits[b, node, a])
+                considered = rule.considered_visits[b, num_nodes - 1]
+                for a in range(num_actions):
+                    score = rule.gumbel[b, a] + (logits[b, node, a] - top) + (scores[b, a] - low) * scale
+                    dropped = visits[b, node, a] != considered or tree.root_invalid_actions[b, a]
+                    scores[b, a] = -np.inf if dropped else max(score, lowest)
+            else:
+                top += (scores[b, 0] - low) * scale
+                for a in range(num_actions):
+                    scores[b, a] = logits[b, node, a] + (scores[b, a] - low) * scale
+                    top = max(top, scores[b, a])
+                total = zero
+                for a in range(num_actions):
+                    scores[b, a] = math.exp(scores[b, a] - top)
+                    total += scores[b, a]
+                for a in range(num_actions):
+                    scores[b, a] = scores[b, a] / total - visits[b, node, a] / node_visits
+            action = _best(scores, tree.tie_seeds, b, node, num_nodes)
+            child = children[b, node, action]
+            if child < 0:
+                break
+            node = child
+        tree.parent[b] = node
+        tree.row[b] = node * num_trees + b
+        tree.actions[num_nodes, b] = action
 
 
 @_jit
-def _update(tree, b, reward, value, logits, prior, leaf):
-    """Expand node ``leaf`` of one tree and refresh the path above it; ``logits`` and ``prior`` are ``[A]``."""
+def update(tree, output, leaf, start, stop):
+    """Expand node ``leaf`` of trees ``start`` to ``stop`` and refresh the path above it."""
     zero, one, discount = tree.constants[0], tree.constants[1], tree.constants[2]
-    parent, action = tree.parent[leaf, b], tree.action[leaf, b]
-    num_actions = logits.size
-    depth = tree.node_depths[b, parent] + 1
-    if tree.horizon > 0:
-        tree.node_prefix_bases[b, leaf] = zero if depth % tree.horizon == 0 else reward
-        reward = reward - tree.node_prefix_bases[b, parent]
-    tree.node_visits[b, leaf] = one
-    tree.node_value_sums[b, leaf] = value
-    tree.node_raw_values[b, leaf] = value
-    tree.node_rewards[b, leaf] = reward
-    tree.node_depths[b, leaf] = depth
-    tree.parents[b, leaf] = parent
-    tree.parent_edges[b, leaf] = parent * num_actions + action
-    tree.children_index[b, parent, action] = leaf
-    for a in range(num_actions):
-        tree.children_prior_logits[b, leaf, a] = logits[a]
-        tree.children_prior[b, leaf, a] = prior[a]
-    node = leaf
-    while node != 0:
-        # The sums of this node are complete here: its return was added from below.
-        visits = tree.node_visits[b, node]
-        reward = tree.node_rewards[b, node]
-        qvalue = reward + discount * (tree.node_value_sums[b, node] / visits)
-        tree.node_qvalues[b, node] = qvalue
-        parent = tree.parents[b, node]
-        action = tree.parent_edges[b, node] - parent * num_actions
-        tree.children_qvalues[b, parent, action] = qvalue
-        tree.children_visits[b, parent, action] = visits
-        value = reward + discount * value
-        tree.node_value_sums[b, parent] += value
-        tree.node_visits[b, parent] += one
-        node = parent
+    children_visits, children_qvalues = tree.children_visits, tree.children_qvalues
+    node_visits, value_sums, rewards = tree.node_visits, tree.node_value_sums, tree.node_rewards
+    parents, edges = tree.parents, tree.parent_edges
+    num_actions = tree.scores.shape[1]
+    for b in range(start, stop):
+        parent, action = tree.parent[b], tree.actions[leaf, b]
+        depth = tree.node_depths[b, parent] + 1
+        reward, value = output.reward[b], output.value[b]
+        if tree.horizon > 0:
+            tree.node_prefix_bases[b, leaf] = zero if depth % tree.horizon == 0 else reward
+            reward = reward - tree.node_prefix_bases[b, parent]
+        node_visits[b, leaf] = one
+        value_sums[b, leaf] = value
+        rewards[b, leaf] = reward
+        tree.node_raw_values[b, leaf] = value
+        tree.node_depths[b, leaf] = depth
+        parents[b, leaf] = parent
+        edges[b, leaf] = parent * num_actions + action
+        tree.children_index[b, parent, action] = leaf
+        for a in range(num_actions):
+            tree.children_prior_logits[b, leaf, a] = output.prior_logits[b, a]
+            tree.children_prior[b, leaf, a] = output.prior[b, a]
+        node = leaf
+        while node != 0:
+            # The sums of this node are complete here: its return was added from below.
+            visits, reward = node_visits[b, node], rewards[b, node]
+            qvalue = reward + discount * (value_sums[b, node] / visits)
+            tree.node_qvalues[b, node] = qvalue
+            parent = parents[b, node]
+            action = edges[b, node] - parent * num_actions
+            children_qvalues[b, parent, action] = qvalue
+            children_visits[b, parent, action] = visits
+            value = reward + discount * value
+            value_sums[b, parent] += value
+            node_visits[b, parent] += one
+            node = parent
 
 
 @_jit
-def select_puct(tree, rule, num_nodes):
-    """Selections of node ``num_nodes`` of all trees."""
-    for b in range(tree.scores.shape[0]):
-        _select_puct(tree, rule, b, num_nodes)
+def step_puct(tree, rule, output, leaf, start, stop):
+    """:func:`update`, then :func:`select_puct`."""
+    for first in range(start, stop, _BLOCK):
+        last = min(first + _BLOCK, stop)
+        update(tree, output, leaf, first, last)
+        select_puct(tree, rule, leaf + 1, first, last)
 
 
 @_jit
-def select_gumbel(tree, rule, num_nodes):
-    """Selections of node ``num_nodes`` of all trees."""
-    for b in range(tree.scores.shape[0]):
-        _select_gumbel(tree, rule, b, num_nodes)
-
-
-@_jit
-def update(tree, reward, value, logits, prior, leaf):
-    """Expand node ``leaf`` of all trees and back up."""
-    for b in range(tree.scores.shape[0]):
-        _update(tree, b, reward[b], value[b], logits[b], prior[b], leaf)
-
-
-@_jit
-def step_puct(tree, rule, reward, value, logits, prior, leaf):
-    """:func:`update`, then :func:`select_puct`, tree by tree while it is in the cache."""
-    for b in range(tree.scores.shape[0]):
-        _update(tree, b, reward[b], value[b], logits[b], prior[b], leaf)
-        _select_puct(tree, rule, b, leaf + 1)
+def step_gumbel(tree, rule, output, leaf, start, stop):
+    """:func:`update`, then :func:`select_gumbel`."""
+    for first in range(start, stop, _BLOCK):
+        last = min(first + _BLOCK, stop)
+        update(tree, output, leaf, first, last)
+        select_gumbel(tree, rule, leaf + 1, first, last)
 
 
 @_jit_parallel
-def step_puct_parallel(tree, rule, reward, value, logits, prior, leaf):
-    """:func:`step_puct` on several threads."""
-    for b in prange(tree.scores.shape[0]):
-        _update(tree, b, reward[b], value[b], logits[b], prior[b], leaf)
-        _select_puct(tree, rule, b, leaf + 1)
-
-
-@_jit
-def step_gumbel(tree, rule, reward, value, logits, prior, leaf):
-    """:func:`update`, then :func:`select_gumbel`, tree by tree while it is in the cache."""
-    for b in range(tree.scores.shape[0]):
-        _update(tree, b, reward[b], value[b], logits[b], prior[b], leaf)
-        _select_gumbel(tree, rule, b, leaf + 1)
+def step_puct_parallel(tree, rule, output, leaf, num_threads):
+    """:func:`step_puct` of all trees on several threads."""
+    trees = tree.scores.shape[0]
+    for i in prange(num_threads):
+        step_puct(tree, rule, output, leaf, i * trees // num_threads, (i + 1) * trees // num_threads)
 
 
 @_jit_parallel
-def step_gumbel_parallel(tree, rule, reward, value, logits, prior, leaf):
-    """:func:`step_gumbel` on several threads."""
-    for b in prange(tree.scores.shape[0]):
-        _update(tree, b, reward[b], value[b], logits[b], prior[b], leaf)
-        _select_gumbel(tree, rule, b, leaf + 1)
+def step_gumbel_parallel(tree, rule, output, leaf, num_threads):
+    """:func:`step_gumbel` of all trees on several threads."""
+    trees = tree.scores.shape[0]
+    for i in prange(num_threads):
+        step_gumbel(tree, rule, output, leaf, i * trees // num_threads, (i + 1) * trees // num_threads)

@@ -76,6 +76,7 @@ def puct_search(
     Example:
         A bandit whose second arm pays 1 and whose model is sure about nothing:
 
+        >>> from xtra_rl.search import RecurrentOutput
         >>> def step(action, embedding):
         ...     return RecurrentOutput((action == 1).float(), torch.zeros(1), torch.zeros(1, 2)), embedding
         >>> zeros = torch.zeros(1)
@@ -207,7 +208,7 @@ def simulate(tree: SearchTree, pool: EmbeddingPool, recurrent_fn: RecurrentFn, s
     """Run the simulations: the leaf of simulation ``i`` becomes node ``i`` of every tree, the root is node 0."""
     selection = steps.select()
     for leaf in range(1, tree.num_nodes):
-        embedding = pool.read(selection.parent, tree)
+        embedding = pool.read(selection, tree)
         output, next_embedding = recurrent_fn(selection.action, embedding)
         checks.check_recurrent_output(output, tree.batch_size, tree.num_actions)
         if leaf == tree.num_nodes - 1:
