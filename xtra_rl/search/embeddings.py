@@ -106,9 +106,7 @@ def _empty(leaf: Tensor, num_nodes: int) -> Tensor:
 
 def _is_channels_last(leaf: Tensor) -> bool:
     return (
-        leaf.ndim == 4
-        and not leaf.is_contiguous()
-        and leaf.is_contiguous(memory_format=torch.channels_last)
+        leaf.ndim == 4 and not leaf.is_contiguous() and leaf.is_contiguous(memory_format=torch.channels_last)
     )
 
 

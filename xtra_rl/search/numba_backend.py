@@ -33,7 +33,9 @@ class NumbaSteps:
 
     def __init__(self, tree: SearchTree, rule: Rule) -> None:
         if tree.node_visits.device.type != "cpu":
-            raise ValueError("the backend 'numba' searches on the CPU: move the roots there, or use 'triton'.")
+            raise ValueError(
+                "the backend 'numba' searches on the CPU: move the roots there, or use 'triton'."
+            )
         self._tree = tree
         self._dtype = tree.node_visits.dtype
         nodes, batch = tree.num_nodes, tree.batch_size
@@ -122,6 +124,8 @@ class NumbaSteps:
 
 
 @lru_cache(maxsize=64)
-def _exploration_weights(num_visits: int, dtype: torch.dtype, pb_c_init: float, pb_c_base: float) -> np.ndarray:
+def _exploration_weights(
+    num_visits: int, dtype: torch.dtype, pb_c_init: float, pb_c_base: float
+) -> np.ndarray:
     visits = torch.arange(num_visits, dtype=dtype)
     return exploration_weights(visits, pb_c_init, pb_c_base).numpy()

@@ -90,7 +90,9 @@ _BLOCK = 8
 @_jit
 def _tie_key(seed, node, num_nodes, action):
     """See :func:`xtra_rl.search.ties.tie_keys`."""
-    key = np.uint64(seed) + np.uint64(node) * _NODE + np.uint64(num_nodes) * _STEP + np.uint64(action) * _ACTION
+    key = (
+        np.uint64(seed) + np.uint64(node) * _NODE + np.uint64(num_nodes) * _STEP + np.uint64(action) * _ACTION
+    )
     key &= _MASK
     key ^= key >> _16
     key = key * _MIX_1 & _MASK
@@ -265,6 +267,9 @@ def update(tree, output, leaf, start, stop):
         edges[b, leaf] = parent * num_actions + action
         tree.children_index[b, parent, action] = leaf
         for a in range(num_actions):
+            tree.children_index[b, leaf, a] = -1
+            children_visits[b, leaf, a] = zero
+            children_qvalues[b, leaf, a] = zero
             tree.children_prior_logits[b, leaf, a] = output.prior_logits[b, a]
             tree.children_prior[b, leaf, a] = output.prior[b, a]
         node = leaf

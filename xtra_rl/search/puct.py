@@ -95,12 +95,14 @@ def mean_qvalues(tree: SearchTree, num_nodes: int) -> Tensor:
     own[:, SearchTree.ROOT] = sum_visited[:, SearchTree.ROOT] / num_visited[:, SearchTree.ROOT]
     # Each pass is right for one level more, starting from the root.
     mean, parents = own, tree.parents[:, :num_nodes].long()
-    for _ in range(tree.max_depth):
+    for _ in range(int(tree.node_depths[:, :num_nodes].max())):
         mean = torch.addcmul(own, mean.gather(1, parents), weight)
     return mean
 
 
-def sibling_normalized_qvalues(tree: SearchTree, num_nodes: int, epsilon: float = SIBLING_RANGE_FLOOR) -> Tensor:
+def sibling_normalized_qvalues(
+    tree: SearchTree, num_nodes: int, epsilon: float = SIBLING_RANGE_FLOOR
+) -> Tensor:
     """Q values scaled by the bounds of a node's own value and its visited actions, ``[B, num_nodes, A]``.
 
     Unvisited actions get 0, the lower bound: mctx's ``qtransform_by_parent_and_siblings``.

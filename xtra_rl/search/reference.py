@@ -85,6 +85,9 @@ def expand(tree: SearchTree, selection: Selection, output: RecurrentOutput, leaf
     tree.node_depths[:, leaf] = depth
     tree.parents[:, leaf] = parent
     tree.parent_edges[:, leaf] = edge
+    tree.children_index[:, leaf] = SearchTree.UNVISITED
+    tree.children_visits[:, leaf] = 0
+    tree.children_qvalues[:, leaf] = 0
     tree.children_prior_logits[:, leaf] = output.prior_logits
     tree.children_prior[:, leaf] = output.prior_logits.softmax(dim=-1)
     tree.edges(tree.children_index).scatter_(1, edge.unsqueeze(1), leaf)

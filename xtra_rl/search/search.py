@@ -232,7 +232,9 @@ def _check_options(
     if value_prefix_horizon is not None:
         checks.check_at_least("value_prefix_horizon", value_prefix_horizon, 1)
     elif reset_entries:
-        raise ValueError(f"reset_entries is {reset_entries!r}, but without value_prefix_horizon nothing is reset.")
+        raise ValueError(
+            f"reset_entries is {reset_entries!r}, but without value_prefix_horizon nothing is reset."
+        )
 
 
 def _considered_visits(
