@@ -28,7 +28,7 @@ _jit_parallel = njit(cache=True, fastmath=_FAST, error_model="numpy", nogil=True
 _MASK = np.uint64(0xFFFFFFFF)
 _NODE, _STEP, _ACTION = np.uint64(NODE_FACTOR), np.uint64(STEP_FACTOR), np.uint64(ACTION_FACTOR)
 _MIX_1, _MIX_2 = np.uint64(0x7FEB352D), np.uint64(0x846CA68B)
-_15, _16 = np.uint64(15), np.uint64(16)
+_1, _15, _16 = np.uint64(1), np.uint64(15), np.uint64(16)
 
 
 class TreeArrays(NamedTuple):
@@ -98,7 +98,7 @@ def _tie_key(seed, node, num_nodes, action):
     key = key * _MIX_1 & _MASK
     key ^= key >> _15
     key = key * _MIX_2 & _MASK
-    return key ^ key >> _16
+    return (key ^ key >> _16) >> _1
 
 
 @_jit

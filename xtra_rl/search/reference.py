@@ -69,7 +69,7 @@ def expand(tree: SearchTree, selection: Selection, output: RecurrentOutput, leaf
     With a value prefix the reward of a step is the difference of the prefixes of child and parent, or the
     child's prefix alone where the parent's LSTM was reset, that is at every depth divisible by the horizon.
     """
-    parent, action = selection
+    parent, action = selection.parent, selection.action
     parents = parent.unsqueeze(1)
     edge = torch.add(action, parent, alpha=tree.num_actions)
     depth = tree.node_depths.gather(1, parents).squeeze(1) + 1

@@ -17,7 +17,7 @@ def draw_tie_seeds(batch_size: int, generator: torch.Generator, device: torch.de
 
 
 def tie_keys(seeds: Tensor, num_nodes: int, num_actions: int) -> Tensor:
-    """Keys ``[B, num_nodes, A]`` int64 below 2^32 of all actions; of equal scores the largest key wins.
+    """Keys ``[B, num_nodes, A]`` int64 below 2^31 of all actions; of equal scores the largest key wins.
 
     The keys change with the tree, the node, the action and the size of the tree, so that ties are drawn anew in
     every simulation and in every node. Mixing by C. Wellons' lowbias32; arithmetic modulo 2^32, for which the
@@ -36,7 +36,7 @@ def tie_keys(seeds: Tensor, num_nodes: int, num_actions: int) -> Tensor:
     key = key * 0x7FEB352D & _MASK
     key ^= key >> 15
     key = key * 0x846CA68B & _MASK
-    return key ^ key >> 16
+    return (key ^ key >> 16) >> 1
 
 
 def best_actions(scores: Tensor, seeds: Tensor | None) -> Tensor:
