@@ -34,7 +34,7 @@ def divide(x, y):
     """Quotient rounded to nearest; Triton's own ``/`` is an approximation in float32."""
     if x.dtype == tl.float32:
         return tl.div_rn(x, y)
-    else:
+    else:  # noqa: RET505 - both branches are known when the kernel is compiled
         return x / y
 
 
@@ -236,7 +236,7 @@ def gumbel_scores(
 
 @triton.jit(do_not_specialize=["batch_size", "leaf"])
 def search_step(
-    # A SearchTree: [B, N]
+    # The arrays of a SearchTree: nodes, shaped B x N
     node_visits,
     node_value_sums,
     node_raw_values,
@@ -246,13 +246,13 @@ def search_step(
     node_depths,
     parents,
     parent_edges,
-    # [B, N, A]
+    # edges, shaped B x N x A:
     children_index,
     children_prior_logits,
     children_prior,
     children_visits,
     children_qvalues,
-    # [B, A], [B]
+    # of the roots, B x A and B:
     root_invalid_actions,
     tie_seeds,
     # The model's output for the leaf: [B], [B], [B, A]

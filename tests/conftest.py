@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Without a GPU Triton runs its kernels in Python. It decides when it is imported, which tensordict does.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from hydra import compose, initialize_config_dir
 
 # The tests' tensors are small: a second thread would only wait, and two test runs at once would fight.
@@ -13,6 +19,14 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(autouse=True)

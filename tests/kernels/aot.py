@@ -18,10 +18,24 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from xtra_rl.kernels import search_kernels as kernels
 
-FLOATS = (
-    "node_visits node_value_sums node_raw_values node_rewards node_qvalues node_prefix_bases children_prior_logits "
-    "children_prior children_visits children_qvalues reward value prior_logits table gumbel constants"
-).split()
+FLOATS = [
+    "node_visits",
+    "node_value_sums",
+    "node_raw_values",
+    "node_rewards",
+    "node_qvalues",
+    "node_prefix_bases",
+    "children_prior_logits",
+    "children_prior",
+    "children_visits",
+    "children_qvalues",
+    "reward",
+    "value",
+    "prior_logits",
+    "table",
+    "gumbel",
+    "constants",
+]
 INT32 = ["node_depths", "parents", "parent_edges", "children_index"]
 INT64 = ["tie_seeds", "parent", "row", "actions"]
 SIGNATURE = (
@@ -67,7 +81,13 @@ def compile_step(
 
 def compile_gather(target: str, *, size: int = 2304, horizon: int = 5, dtype: str = "fp32") -> CompiledKernel:
     """Compile :func:`gather_latents` for a target."""
-    signature = {"pool": f"*{dtype}", "out": f"*{dtype}", "parent": "*i64", "row": "*i64", "node_depths": "*i32"}
+    signature = {
+        "pool": f"*{dtype}",
+        "out": f"*{dtype}",
+        "parent": "*i64",
+        "row": "*i64",
+        "node_depths": "*i32",
+    }
     constants = {"N": 51, "SIZE": size, "BLOCK": min(1024, triton.next_power_of_2(size)), "HORIZON": horizon}
     return _compile(kernels.gather_latents, signature, constants, target, 4)
 
@@ -78,7 +98,9 @@ def _compile(function, signature, constants, target, num_warps) -> CompiledKerne
     names = function.arg_names
     full = {name: signature.get(name, "constexpr") for name in names}
     # What the launcher finds out by itself: memory from PyTorch begins at multiples of 16 bytes.
-    attrs = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in signature.items() if kind[0] == "*"}
+    attrs = {
+        (names.index(name),): [["tt.divisibility", 16]] for name, kind in signature.items() if kind[0] == "*"
+    }
     source = ASTSource(function, full, constexprs=constants, attrs=attrs)
     return triton.compile(source, target=gpu, options={"num_warps": num_warps, "enable_fp_fusion": False})
 

@@ -87,8 +87,9 @@ def puct(
     pb_c_base: float = 19652.0,
     normalization: str = "tree",
     value_delta_max: float = 0.01,
+    pick=best,
 ) -> Node:
-    """pUCT search from one state."""
+    """pUCT search from one state; ``pick(scores)`` chooses the action of a node."""
     root = Node(world, state)
     root.prior = softmax([-math.inf if bad else x for x, bad in zip(root.logits, invalid, strict=True)])
     if noise is not None:
@@ -124,7 +125,7 @@ def puct(
             if root.children:
                 score += normalized(path, action, bounds)
             scores.append(-math.inf if node is root and invalid[action] else score)
-        return best(scores)
+        return pick(scores)
 
     for _ in range(num_simulations):
         simulate(world, root, choose, discount)
@@ -143,8 +144,9 @@ def gumbel(
     value_scale: float = 0.1,
     maxvisit_init: float = 50.0,
     floor: float = 1e-8,
+    pick=best,
 ) -> tuple[Node, list[float], int]:
-    """Gumbel search from one state: the root, the improved policy and the chosen action."""
+    """Gumbel search from one state: the root, the improved policy and the chosen action; ``pick`` as above."""
     root = Node(world, state)
     root.logits = [-math.inf if bad else x for x, bad in zip(root.logits, invalid, strict=True)]
     root.prior = softmax(root.logits)
@@ -169,9 +171,9 @@ def gumbel(
     def choose(path: list[Node]) -> int:
         node = path[-1]
         if node is root:
-            return best(root_scores(schedule[root.visits - 1]))
+            return pick(root_scores(schedule[root.visits - 1]))
         improved = softmax([x + s for x, s in zip(node.logits, sigma(node), strict=True)])
-        return best([improved[a] - node.child_visits(a) / node.visits for a in actions])
+        return pick([improved[a] - node.child_visits(a) / node.visits for a in actions])
 
     schedule = halving_schedule(min(max_considered, invalid.count(False)), num_simulations)
     for _ in range(num_simulations):

@@ -30,21 +30,30 @@ class EmbeddingPool:
         num_nodes: nodes of each tree that can become a parent.
         reset_entries: entries that are read as zero where the LSTM is reset, that is for parents whose depth is
             divisible by the tree's ``value_prefix_horizon``.
+        gather: read with the Triton kernel, which resets in the same pass, instead of PyTorch.
     """
 
-    def __init__(self, embedding: Embedding, num_nodes: int, reset_entries: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        embedding: Embedding,
+        num_nodes: int,
+        reset_entries: Sequence[str] = (),
+        *,
+        gather: bool = False,
+    ) -> None:
         leaves = _leaves(embedding)
         for key in reset_entries:
             if key not in leaves:
                 raise ValueError(f"reset_entries names {key!r}, but the embedding has {_names(leaves)}.")
         self._reset_entries = reset_entries
+        self._gather = gather
         self._slots = {key: _empty(leaf, num_nodes) for key, leaf in leaves.items()}
         # What read() returns is allocated once too: a fresh megabyte costs more than the copy into it.
         self._read = {key: torch.empty_like(pool[0]) for key, pool in self._slots.items()}
-        self._flat = [
-            (_channels_last(pool.flatten(0, 1)), _channels_last(self._read[key]))
+        self._flat = {
+            key: (_channels_last(pool.flatten(0, 1)), _channels_last(self._read[key]))
             for key, pool in self._slots.items()
-        ]
+        }
         self._nodes = {key: pool.unbind() for key, pool in self._slots.items()}
         first = next(iter(leaves.values()))
         self._batch_size = first.shape[0]
@@ -82,10 +91,17 @@ class EmbeddingPool:
 
     def read(self, selection: Selection, tree: SearchTree) -> Embedding:
         """Latents of the selected parents, valid until the next call."""
+        if self._gather:
+            self._read_kernel(selection, tree)
+        else:
+            self._read_torch(selection, tree)
+        return self._read[_WHOLE] if self._nested is None else self._nested.copy()
+
+    def _read_torch(self, selection: Selection, tree: SearchTree) -> None:
         index = selection.row
         if index is None:
             index = torch.add(self._rows, selection.parent, alpha=self._batch_size)
-        for pool, buffer in self._flat:
+        for pool, buffer in self._flat.values():
             torch.index_select(pool, 0, index, out=buffer)
         if self._reset_entries:
             assert tree.value_prefix_horizon is not None
@@ -94,7 +110,14 @@ class EmbeddingPool:
             for key in self._reset_entries:
                 buffer = self._read[key]
                 buffer *= keep.view(-1, *(1,) * (buffer.ndim - 1))
-        return self._read[_WHOLE] if self._nested is None else self._nested.copy()
+
+    def _read_kernel(self, selection: Selection, tree: SearchTree) -> None:
+        from xtra_rl.search.triton_backend import gather_latents
+
+        assert selection.row is not None
+        for key, (pool, buffer) in self._flat.items():
+            horizon = tree.value_prefix_horizon if key in self._reset_entries else None
+            gather_latents(pool, buffer, selection.parent, selection.row, tree.node_depths, horizon or 0)
 
 
 def _empty(leaf: Tensor, num_nodes: int) -> Tensor:

@@ -18,6 +18,7 @@ from xtra_rl.search.types import RecurrentOutput
 
 #: Below this many trees a second thread costs more than it brings.
 MIN_TREES_PER_THREAD = 32
+_MAX_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
 class NumbaSteps:
@@ -46,11 +47,12 @@ class NumbaSteps:
         self._prior = tree.node_visits.new_empty((batch, tree.num_actions))
         self._prior_array = self._prior.numpy()
         self._arrays = self._tree_arrays()
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, batch // MIN_TREES_PER_THREAD)
+        threads = min(torch.get_num_threads(), _MAX_THREADS, batch // MIN_TREES_PER_THREAD)
         parallel = threads > 1
         if parallel:
             numba.set_num_threads(threads)
         self._range = (threads,) if parallel else (0, batch)
+        self._rule: kernels.PuctArrays | kernels.GumbelArrays
         if isinstance(rule, PuctRule):
             self._rule = self._puct_arrays(rule)
             self._select = kernels.select_puct

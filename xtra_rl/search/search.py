@@ -1,4 +1,4 @@
-"""Batched latent MCTS: one loop for every variant, and its two public entry points."""
+"""Batched latent MCTS: its two public entry points."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from xtra_rl.search import checks
-from xtra_rl.search.backends import BACKENDS, BackendName, Steps, resolve_backend
-from xtra_rl.search.embeddings import EmbeddingPool
+from xtra_rl.search.backends import BackendName, Rule, resolve_backend
+from xtra_rl.search.cuda_graph import SearchGraphs
 from xtra_rl.search.gumbel import GumbelRule, considered_visits
 from xtra_rl.search.puct import PuctRule, QNormalization, mix_root_noise
-from xtra_rl.search.roots import prepare_roots, search_result
-from xtra_rl.search.tree import SearchTree, tree_from_root
+from xtra_rl.search.roots import Roots, prepare_roots, search_result
+from xtra_rl.search.simulation import SearchOptions, Simulation
+from xtra_rl.search.tree import SearchTree
 from xtra_rl.search.types import Embedding, RecurrentFn, SearchResult
 
 
@@ -36,6 +37,7 @@ def puct_search(
     value_prefix_horizon: int | None = None,
     reset_entries: Sequence[str] = (),
     backend: BackendName = "auto",
+    graphs: SearchGraphs | None = None,
     generator: torch.Generator | None = None,
 ) -> SearchResult:
     """Search with MuZero's pUCT rule from ``B`` roots at once.
@@ -64,6 +66,8 @@ def puct_search(
             the LSTM is to be reset; for a model that leaves this to the search.
         backend: implementation of the tree operations: "reference" (PyTorch, any device), "numba" (CPU), "triton"
             (GPU), or "auto", the fastest of the roots' device. All of them give the same visit counts.
+        graphs: keeps the simulations as CUDA graphs from call to call, for "triton" only; see
+            :class:`~xtra_rl.search.cuda_graph.SearchGraphs` for what it asks of ``recurrent_fn``.
         generator: breaks ties at random, anew in each node and simulation; None gives them to the lowest action.
 
     Returns:
@@ -99,20 +103,9 @@ def puct_search(
         checks.check_no_nan("root_noise", root_noise)
         noise = root_noise.to(prior).masked_fill(roots.invalid_actions, 0)
         prior = mix_root_noise(prior, noise, exploration_fraction)
-    tree = tree_from_root(
-        roots.prior_logits,
-        prior,
-        roots.value,
-        roots.invalid_actions,
-        num_simulations=num_simulations,
-        discount=discount,
-        value_prefix_horizon=value_prefix_horizon,
-        tie_seeds=roots.tie_seeds,
-    )
     rule = PuctRule(pb_c_init, pb_c_base, q_normalization, value_delta_max)
-    pool = EmbeddingPool(embedding, num_simulations, reset_entries)
-    simulate(tree, pool, recurrent_fn, BACKENDS[chosen](tree, rule))
-    check_finite(tree)
+    options = SearchOptions(num_simulations, discount, value_prefix_horizon, tuple(reset_entries))
+    tree = _grow(roots, prior, embedding, recurrent_fn, rule, options, chosen, graphs)
     visits = tree.children_visits[:, SearchTree.ROOT]
     return search_result(tree, visits / num_simulations, visits.max(dim=-1).indices)
 
@@ -135,6 +128,7 @@ def gumbel_search(
     value_prefix_horizon: int | None = None,
     reset_entries: Sequence[str] = (),
     backend: BackendName = "auto",
+    graphs: SearchGraphs | None = None,
     generator: torch.Generator | None = None,
 ) -> SearchResult:
     """Search with Gumbel MuZero from ``B`` roots at once: a policy improvement even with few simulations.
@@ -159,6 +153,7 @@ def gumbel_search(
         value_prefix_horizon: as in :func:`puct_search`.
         reset_entries: as in :func:`puct_search`.
         backend: as in :func:`puct_search`.
+        graphs: as in :func:`puct_search`.
         generator: as in :func:`puct_search`.
 
     Returns:
@@ -181,21 +176,10 @@ def gumbel_search(
         checks.check_shape("gumbel", gumbel, list(logits.shape))
         checks.check_no_nan("gumbel", gumbel)
         noise = gumbel.to(logits)
-    tree = tree_from_root(
-        logits,
-        logits.softmax(dim=-1),
-        roots.value,
-        roots.invalid_actions,
-        num_simulations=num_simulations,
-        discount=discount,
-        value_prefix_horizon=value_prefix_horizon,
-        tie_seeds=roots.tie_seeds,
-    )
     schedule = _considered_visits(roots.invalid_actions, max_num_considered_actions, num_simulations)
     rule = GumbelRule(noise, schedule.to(logits), value_scale, maxvisit_init, rescale_floor)
-    pool = EmbeddingPool(embedding, num_simulations, reset_entries)
-    simulate(tree, pool, recurrent_fn, BACKENDS[chosen](tree, rule))
-    check_finite(tree)
+    options = SearchOptions(num_simulations, discount, value_prefix_horizon, tuple(reset_entries))
+    tree = _grow(roots, logits.softmax(dim=-1), embedding, recurrent_fn, rule, options, chosen, graphs)
 
     completed = rule.completed_qvalues(tree, 1)[:, 0]
     most_visits = tree.children_visits[:, SearchTree.ROOT].amax(dim=-1, keepdim=True)
@@ -204,18 +188,27 @@ def gumbel_search(
     return search_result(tree, (logits + completed).softmax(dim=-1), action)
 
 
-def simulate(tree: SearchTree, pool: EmbeddingPool, recurrent_fn: RecurrentFn, steps: Steps) -> None:
-    """Run the simulations: the leaf of simulation ``i`` becomes node ``i`` of every tree, the root is node 0."""
-    selection = steps.select()
-    for leaf in range(1, tree.num_nodes):
-        embedding = pool.read(selection, tree)
-        output, next_embedding = recurrent_fn(selection.action, embedding)
-        checks.check_recurrent_output(output, tree.batch_size, tree.num_actions)
-        if leaf == tree.num_nodes - 1:
-            steps.update(output, leaf)
-        else:
-            pool.write(leaf, next_embedding)
-            selection = steps.update_and_select(output, leaf)
+def _grow(
+    roots: Roots,
+    prior: Tensor,
+    embedding: Embedding,
+    recurrent_fn: RecurrentFn,
+    rule: Rule,
+    options: SearchOptions,
+    backend: str,
+    graphs: SearchGraphs | None,
+) -> SearchTree:
+    """Trees with all their nodes."""
+    if graphs is not None:
+        if backend != "triton":
+            raise ValueError(f"graphs work with the backend 'triton', but this search runs on {backend!r}.")
+        tree = graphs.grow(roots, prior, embedding, recurrent_fn, rule, options)
+    else:
+        simulation = Simulation(roots, prior, embedding, rule, options, backend)
+        simulation.run(recurrent_fn)
+        tree = simulation.tree
+    check_finite(tree)
+    return tree
 
 
 def check_finite(tree: SearchTree) -> None:

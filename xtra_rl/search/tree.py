@@ -130,6 +130,12 @@ def tree_from_root(
         discount=discount,
         value_prefix_horizon=value_prefix_horizon,
     )
+    set_roots(tree, prior_logits, prior, value)
+    return tree
+
+
+def set_roots(tree: SearchTree, prior_logits: Tensor, prior: Tensor, value: Tensor) -> None:
+    """Write the root rows of trees that have no other node yet; arguments as in :func:`tree_from_root`."""
     root = SearchTree.ROOT
     for array in (
         tree.node_rewards,
@@ -148,7 +154,6 @@ def tree_from_root(
     tree.node_raw_values[:, root] = value
     tree.children_prior_logits[:, root] = prior_logits
     tree.children_prior[:, root] = prior
-    return tree
 
 
 _NODE_VALUES = (

@@ -85,15 +85,16 @@ class TritonSteps:
         self._tree = [getattr(tree, name) for name in TREE_ARRAYS]
         self._invalid = tree.root_invalid_actions.contiguous()
         self._seeds = tree.tie_seeds
-        long = {"dtype": torch.int64, "device": device}
-        self._selected = torch.zeros((2, tree.batch_size), **long)
-        self._parent, self._row = self._selected.unbind()
+        selected = torch.zeros((2, tree.batch_size), dtype=torch.int64, device=device)
+        self._parent, self._row = selected.unbind()
         # A row for each simulation: a model may keep the actions that it was asked about.
-        self._actions = torch.zeros((tree.num_nodes, tree.batch_size), **long)
+        self._actions = selected.new_zeros((tree.num_nodes, tree.batch_size))
         self._action_rows = self._actions.unbind()
         # Stands in for arrays that a variant does not read.
         like = tree.node_visits
-        self._nothing = [like.new_zeros(tree.batch_size)] * 2 + [like.new_zeros(tree.batch_size, tree.num_actions)]
+        self._nothing = [like.new_zeros(tree.batch_size)] * 2 + [
+            like.new_zeros(tree.batch_size, tree.num_actions)
+        ]
         self._rule, self._table, self._gumbel, self._constants = _rule_arrays(tree, rule)
 
     def select(self) -> Selection:
