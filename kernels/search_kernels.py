@@ -211,7 +211,7 @@ def back_up(
         value_sum = tl.load(node_value_sums + nodes + up, mask=climbs, other=0) + returns
         tl.store(node_visits + nodes + up, visits, mask=climbs)
         tl.store(node_value_sums + nodes + up, value_sum, mask=climbs)
-        node = tl.where(climbs, up, 0)
+        node = tl.where(climbs & (up < node), up, 0)
         climbs = node > 0
         reward = tl.load(node_rewards + nodes + node, mask=climbs, other=0)
         edge = tl.load(parent_edges + nodes + node, mask=climbs, other=0)
@@ -385,7 +385,8 @@ def search_step(
             action = best_action(scores, seed, node, num_nodes, lane, A, TIES)
             chosen = tl.where(walks, action, chosen)
             child = tl.load(children_index + edges + node * A + action, mask=walks, other=-1)
-            walks = child >= 0
+            # A child comes after its parent, so that the walk ends even in a tree that something else has spoilt.
+            walks = child > node
             node = tl.where(walks, child, node)
         tl.store(parent + tree, node.to(tl.int64), mask=live)
         tl.store(row + tree, (node * batch_size + tree).to(tl.int64), mask=live)

@@ -104,6 +104,7 @@ class _SearchGraph:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
+                self._simulation.restart(roots, prior, embedding)
                 self._simulation.run(recurrent_fn)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(self._graph):

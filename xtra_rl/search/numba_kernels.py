@@ -176,7 +176,8 @@ def select_puct(tree, rule, num_nodes, start, stop):
                         scores[b, a] = -np.inf
             action = _best(scores, tree.tie_seeds, b, node, num_nodes)
             child = children[b, node, action]
-            if child < 0:
+            # A child comes after its parent: the walk ends even in a tree that something else has spoilt.
+            if child <= node:
                 break
             node = child
         tree.parent[b] = node
@@ -235,7 +236,8 @@ def select_gumbel(tree, rule, num_nodes, start, stop):
                     scores[b, a] = scores[b, a] / total - visits[b, node, a] / node_visits
             action = _best(scores, tree.tie_seeds, b, node, num_nodes)
             child = children[b, node, action]
-            if child < 0:
+            # A child comes after its parent: the walk ends even in a tree that something else has spoilt.
+            if child <= node:
                 break
             node = child
         tree.parent[b] = node
@@ -285,7 +287,7 @@ def update(tree, output, leaf, start, stop):
             value = reward + discount * value
             value_sums[b, parent] += value
             node_visits[b, parent] += one
-            node = parent
+            node = parent if parent < node else 0
 
 
 @_jit
