@@ -1,6 +1,8 @@
-"""EfficientZero's networks as parts: representation, dynamics, prediction, projection; the model that joins them."""
+"""EfficientZero's networks as parts: representation, dynamics, prediction, projection; the model that joins them, and
+its folded copy for the search."""
 
 from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
+from xtra_rl.models.inference import InferenceModel
 from xtra_rl.models.prediction import Prediction
 from xtra_rl.models.projection import Projection
 from xtra_rl.models.representation import Representation
@@ -11,6 +13,7 @@ __all__ = [
     "COMPONENTS",
     "Dynamics",
     "DynamicsModel",
+    "InferenceModel",
     "Prediction",
     "Projection",
     "Representation",

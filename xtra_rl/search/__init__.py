@@ -5,6 +5,8 @@ model.
 ``GumbelMCTSPlanner`` put a world model behind it and are TorchRL policies and the engine of reanalysis.
 """
 
+from xtra_rl.search.cuda_graph import SearchGraphs
+from xtra_rl.search.memory import search_bytes
 from xtra_rl.search.planner import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.search import gumbel_search, puct_search
 from xtra_rl.search.tree import SearchTree
@@ -17,8 +19,10 @@ __all__ = [
     "MCTSPlanner",
     "RecurrentFn",
     "RecurrentOutput",
+    "SearchGraphs",
     "SearchResult",
     "SearchTree",
     "gumbel_search",
     "puct_search",
+    "search_bytes",
 ]

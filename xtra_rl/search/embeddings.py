@@ -64,7 +64,7 @@ class EmbeddingPool:
     @property
     def num_bytes(self) -> int:
         """Bytes of the pool and of its read buffers."""
-        tensors = [*self._slots.values(), *self._read.values(), self._rows]
+        tensors = [*self._slots.values(), *self._read.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def write(self, node: int, embedding: Embedding) -> None:

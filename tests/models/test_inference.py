@@ -1,0 +1,242 @@
+"""The folded model computes what the world model computes in eval mode, and keeps up with it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from xtra_rl.models import make_world_model
+from xtra_rl.models.folded_layers import scale_and_shift
+from xtra_rl.models.inference import InferenceModel
+from xtra_rl.search import puct_search
+
+SMALL = {
+    "image_size": 32,
+    "image_channels": 1,
+    "num_actions": 5,
+    "channels": 8,
+    "downsample": 8,
+    "lstm_hidden": 16,
+    "support_size": 10,
+    "projection_hidden": 16,
+    "projection_out": 16,
+    "predictor_hidden": 8,
+}
+VARIANTS = {
+    "published": {},
+    "embedding": {"action_encoding": "embedding"},
+    "patch stem": {"stem": "patch", "downsample": 4},
+    "plain rewards": {"value_prefix": False},
+    "no prediction blocks": {"prediction_blocks": 0},
+    "deep": {"num_blocks": 2, "dynamics_blocks": 2, "prediction_blocks": 2},
+    "horizon 2": {"value_prefix_horizon": 2},
+    "uneven heads": {"reduced_channels": 3, "head_hidden": 7},
+}
+
+
+def disturbed(seed=0, **overrides):
+    """A model of which no weight and no statistic is left at its initial value."""
+    torch.manual_seed(seed)
+    model = make_world_model(**(SMALL | overrides))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 2.0)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.normal_(tensor, 0, 0.3)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, 0, 0.5)
+    return model.eval()
+
+
+def frames(model, batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    shape = (
+        batch,
+        config["image_channels"] * config["frame_stack"],
+        config["image_size"],
+        config["image_size"],
+    )
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def unroll(model, observation, steps=4):
+    """Everything that a search sees on a walk of some steps."""
+    root = model.initial_inference(observation)
+    seen, embedding = [root.prior_logits, root.value, root.embedding["latent"]], root.embedding
+    for step in range(steps):
+        action = (torch.arange(len(observation)) + step) % model.num_actions
+        output, embedding = model.recurrent_inference(action, embedding)
+        seen += [*output, embedding["latent"]]
+    return seen
+
+
+def assert_agree(engine, model, batch=3, atol=1e-4):
+    observation = frames(model, batch)
+    expected, found = unroll(model, observation), unroll(engine, observation)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=atol)
+    assert expected[0].std() > 0.05  # not merely zeros
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
+def test_it_agrees_with_the_world_model_in_eval_mode(overrides):
+    model = disturbed(**overrides)
+    for batch in (1, 3):
+        assert_agree(InferenceModel(model), model, batch)
+
+
+def test_the_published_network_agrees_too():
+    model = make_world_model().eval()
+    for head in (model.prediction.policy[1], model.prediction.value[1], model.dynamics.reward_head.out):
+        nn.init.normal_(head[3].weight, 0, 0.5)
+    assert_agree(InferenceModel(model), model)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_a_search_that_resets_the_lstm_finds_what_the_model_that_resets_it_finds(horizon):
+    model = disturbed(value_prefix_horizon=horizon)
+    results = []
+    for engine in (InferenceModel(model), InferenceModel(model, external_reset=True)):
+        root = engine.initial_inference(frames(model, 3))
+        results.append(
+            puct_search(
+                *root,
+                engine.recurrent_inference,
+                num_simulations=24,
+                value_prefix_horizon=horizon,
+                reset_entries=engine.reset_entries,
+            )
+        )
+    assert "depth" not in root.embedding.keys()
+    assert results[0].tree.max_depth > horizon
+    assert torch.equal(results[0].visit_counts, results[1].visit_counts)
+
+
+def test_two_observations_do_not_influence_each_other():
+    model = disturbed()
+    engine, both = InferenceModel(model), frames(model, 2)
+    for one, other in zip(unroll(engine, both), unroll(engine, both[:1]), strict=True):
+        torch.testing.assert_close(one[:1], other, rtol=1e-5, atol=1e-5)
+
+
+def step_of_training(model, optimizer):
+    model.train()
+    latent = model.represent(frames(model, 4, seed=1).float() / 255)
+    policy, value = model.predict(latent)
+    latent, reward, _ = model.step(latent, torch.zeros(4, dtype=torch.int64), model.initial_state(latent))
+    loss = policy.square().mean() + value.square().mean() + reward.square().mean() + latent.square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    model.eval()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_it_follows_a_model_that_learns(optimizer, fused):
+    model = disturbed()
+    engine, before = InferenceModel(model), InferenceModel(copy.deepcopy(model))
+    optimiser = optimizer(model.parameters(), lr=0.003, fused=fused)
+    for _ in range(2):
+        step_of_training(model, optimiser)
+        assert_agree(engine, model)
+    with pytest.raises(AssertionError):
+        assert_agree(before, model)
+
+
+def test_it_follows_statistics_that_move_without_an_optimiser():
+    model = disturbed()
+    engine = InferenceModel(model)
+    with torch.no_grad():
+        model.train().represent(frames(model, 4))
+    model.eval()
+    assert_agree(engine, model)
+
+
+def test_it_follows_a_loaded_state_dict_and_keeps_its_memory():
+    model, other = disturbed(), disturbed(seed=1)
+    engine = InferenceModel(model)
+    places = [buffer.data_ptr() for buffer in engine.buffers()]
+    model.load_state_dict(other.state_dict())
+    assert_agree(engine, other)
+    assert [buffer.data_ptr() for buffer in engine.buffers()] == places
+
+
+def test_without_following_it_stays_until_it_is_refreshed():
+    model = disturbed()
+    old = copy.deepcopy(model)
+    engine = InferenceModel(model, follow=False)
+    model.load_state_dict(disturbed(seed=1).state_dict())
+    assert_agree(engine, old)
+    engine.refresh()
+    assert_agree(engine, model)
+    engine.refresh(old)
+    assert_agree(engine, old)
+
+
+def test_nothing_is_folded_anew_while_the_weights_stand_still(monkeypatch):
+    model = disturbed()
+    engine = InferenceModel(model)
+    monkeypatch.setattr(InferenceModel, "refresh", lambda self: pytest.fail("refreshed"))
+    unroll(engine, frames(model, 2))
+
+
+def test_the_source_is_neither_changed_nor_owned():
+    model = disturbed().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine = InferenceModel(model)
+    unroll(engine, frames(model, 2))
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not list(engine.parameters())
+    assert not any(module is model for module in engine.modules())
+
+
+class OwnTransition(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(8, 8, 1)
+
+    def forward(self, latent, action):
+        return torch.tanh(self.layer(latent) + action.view(-1, 1, 1, 1))
+
+
+def test_a_part_of_an_unknown_type_runs_as_it_is_and_follows(caplog):
+    model = disturbed(value_prefix=False)
+    model.dynamics.transition = OwnTransition()
+    with caplog.at_level(logging.INFO, "xtra_rl"):
+        engine, _ = InferenceModel(model), InferenceModel(model)
+    assert [record.getMessage() for record in caplog.records] == [
+        "inference: OwnTransition is not folded but runs as it is"
+    ]
+    assert_agree(engine, model)
+    nn.init.normal_(model.dynamics.transition.layer.weight)
+    assert_agree(engine, model)
+
+
+def test_bfloat16_is_close_and_decodes_in_float32():
+    model = disturbed()
+    engine = InferenceModel(model, dtype=torch.bfloat16)
+    found, expected = unroll(engine, frames(model, 3)), unroll(model, frames(model, 3))
+    assert found[1].dtype == torch.float32
+    assert found[2].dtype == torch.bfloat16
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        assert (one - other).abs().max() < 0.1 * (1 + other.abs().max())
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match=r"dtype is torch.float16; expected torch.float32 or torch.bfloat16"):
+        InferenceModel(disturbed(), dtype=torch.float16)
+
+
+def test_a_norm_without_statistics_is_named():
+    with pytest.raises(ValueError, match="track_running_stats=True"):
+        scale_and_shift(nn.BatchNorm2d(3, track_running_stats=False))

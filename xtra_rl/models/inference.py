@@ -1,0 +1,186 @@
+"""The world model as the search wants it: folded, without gradients, refreshed in place."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from xtra_rl.models.folding import fold
+from xtra_rl.models.support import Support, inverse_value_transform
+from xtra_rl.models.world_model import WorldModel
+from xtra_rl.search.types import InitialOutput, RecurrentOutput
+
+
+class InferenceModel(nn.Module):
+    """A :class:`WorldModel` in eval mode for acting, reanalysis and evaluation, several times faster.
+
+    BatchNorm is folded into the convolutions, both heads of the prediction are one product, the LSTM is one product
+    too, latents stay channels-last, and value and reward are decoded together. In float32 it agrees with the world
+    model in eval mode to 1e-4.
+
+    Args:
+        world_model: the model to copy. Parts of types that the library does not know run as they are.
+        dtype: ``torch.bfloat16`` computes in half precision and decodes in float32. Decoded scalars then move by some
+            percent, so compare searches before targets are made with it.
+        compile: pass the recurrent inference through ``torch.compile``, which needs a C++ compiler on the CPU and
+            takes a minute for each batch size.
+        external_reset: leave it to the search to zero the LSTM state at the horizon (``reset_entries``), which it does
+            in the pass that gathers the latents. The planners do so; who calls a search without a planner hands
+            ``reset_entries`` on.
+        follow: look before each initial inference whether the weights of ``world_model`` were written to, and
+            :meth:`refresh` if so. Writes through ``.data`` leave no trace: call :meth:`refresh` after them.
+
+    Attributes:
+        num_actions: A.
+        value_prefix_horizon: as in the world model.
+        reset_entries: entries of the embedding that the search must reset; empty without ``external_reset``.
+
+    Example:
+        >>> from xtra_rl.models import make_world_model
+        >>> model = make_world_model(image_size=48, image_channels=1, channels=16, lstm_hidden=32, support_size=10)
+        >>> engine = InferenceModel(model)
+        >>> engine.initial_inference(torch.zeros(2, 4, 48, 48)).value.shape
+        torch.Size([2])
+    """
+
+    _atoms: Tensor
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        *,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+        external_reset: bool = False,
+        follow: bool = True,
+    ) -> None:
+        super().__init__()
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype is {dtype}; expected torch.float32 or torch.bfloat16")
+        self.num_actions = world_model.num_actions
+        self.value_prefix_horizon = world_model.value_prefix_horizon
+        has_state = self.value_prefix_horizon is not None
+        self.reset_entries = ("hidden", "cell") if external_reset and has_state else ()
+        self._keeps_depth = has_state and not external_reset
+        self._dtype = dtype
+        self._compile = compile
+        self._follow = follow
+        self._source = [world_model]  # in a list, so that it is no sub-module
+        self._parts = self._fold(world_model)
+        self.register_buffer("_atoms", _atoms(world_model.support).to(_device(world_model)), persistent=False)
+        self._recurrent = (
+            torch.compile(self._recurrent_core, dynamic=False) if compile else self._recurrent_core
+        )
+        self.eval()
+        self._derive()
+
+    @torch.no_grad()
+    def _fold(self, world_model: WorldModel) -> nn.ModuleDict:
+        parts = {
+            "representation": world_model.representation,
+            "transition": world_model.dynamics.transition,
+            "reward_head": world_model.dynamics.reward_head,
+            "prediction": world_model.prediction,
+        }
+        folded = nn.ModuleDict({name: fold(part) for name, part in parts.items()})
+        return folded.to(self._dtype).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def refresh(self, world_model: WorldModel | None = None) -> None:
+        """Take over the weights of a model of the same shape, by default the one this was made from.
+
+        They are written where the old ones were, so that neither compiled code nor a CUDA graph is made anew.
+        """
+        if world_model is not None:
+            self._source = [world_model]
+        fresh = self._fold(self._source[0]).state_dict()
+        for name, tensor in self._parts.state_dict().items():
+            tensor.copy_(fresh[name])
+        self._derive()
+
+    def _derive(self) -> None:
+        for part in self._parts.modules():
+            derive = getattr(part, "derive", None)
+            if derive is not None:
+                derive(pack=not self._compile)
+        self._seen = self._fingerprint()
+
+    def _fingerprint(self) -> list[tuple[int, int]]:
+        """Where the weights of the source lie, and how often each was written to."""
+        source = self._source[0]
+        tensors = itertools.chain(source.parameters(), source.buffers())
+        return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> InferenceModel:
+        """Follow a move to another device with what is derived from the buffers."""
+        super()._apply(fn, recurse)
+        self._derive()
+        return self
+
+    @torch.no_grad()
+    def initial_inference(self, observation: Tensor) -> InitialOutput:
+        """As :meth:`WorldModel.initial_inference`: ``[B, F*C, H, W]`` uint8 or float in [0, 1] to a root."""
+        if self._follow and self._seen != self._fingerprint():
+            self.refresh()
+        observation = observation.contiguous(memory_format=torch.channels_last)
+        if observation.dtype == torch.uint8:
+            observation = observation.float().div_(255)
+        latent = self._parts["representation"](observation.to(self._dtype))
+        latent = latent.contiguous(memory_format=torch.channels_last)
+        policy_logits, value_logits = self._parts["prediction"](latent)
+        state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]
+        depth = None
+        if self._keeps_depth:
+            depth = torch.zeros(len(latent), dtype=torch.int32, device=latent.device)
+        value = self._decode(value_logits)
+        return InitialOutput(policy_logits.float(), value, _embedding(latent, state, depth))
+
+    @torch.no_grad()
+    def recurrent_inference(
+        self, action: Tensor, embedding: TensorDictBase
+    ) -> tuple[RecurrentOutput, TensorDictBase]:
+        """As :meth:`WorldModel.recurrent_inference`; with ``external_reset`` the search has reset the state."""
+        state, depth = None, None
+        if self.value_prefix_horizon is not None:
+            state = (embedding.get("hidden"), embedding.get("cell"))
+            if self._keeps_depth:
+                depth = embedding.get("depth")
+                keep = (depth % self.value_prefix_horizon != 0).unsqueeze(-1)
+                state = (state[0] * keep, state[1] * keep)
+                depth = depth + 1
+        reward, value, policy_logits, latent, state = self._recurrent(action, embedding.get("latent"), state)
+        return RecurrentOutput(reward, value, policy_logits), _embedding(latent, state, depth)
+
+    def _recurrent_core(
+        self, action: Tensor, latent: Tensor, state: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        latent = self._parts["transition"](latent, action)
+        reward_logits, state = self._parts["reward_head"](latent, state)
+        policy_logits, value_logits = self._parts["prediction"](latent)
+        reward, value = self._decode(torch.stack([reward_logits, value_logits]))
+        return reward, value, policy_logits.float(), latent, state
+
+    def _decode(self, logits: Tensor) -> Tensor:
+        """Expectation of the categorical distribution, mapped back to the scale of rewards: ``[..., S] -> [...]``."""
+        return inverse_value_transform(logits.float().softmax(-1) @ self._atoms)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _atoms(support: Support) -> Tensor:
+    return torch.arange(-support.size, support.size + 1, dtype=torch.float32)
+
+
+def _embedding(latent: Tensor, state: tuple[Tensor, Tensor] | None, depth: Tensor | None) -> TensorDictBase:
+    data = {"latent": latent}
+    if state is not None:
+        data |= {"hidden": state[0], "cell": state[1]}
+    if depth is not None:
+        data["depth"] = depth
+    return TensorDict._new_unsafe(data, batch_size=latent.shape[:1], device=latent.device)
