@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
 from xtra_rl.envs import TaskSpec, get_task, make_env
 from xtra_rl.evaluation.suite import EvaluationSuite
-from xtra_rl.models import WorldModel, make_world_model
+from xtra_rl.models import InferenceModel, WorldModel, make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
 from xtra_rl.recipes import common
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
@@ -62,28 +62,32 @@ def save(path: Path, cfg: DictConfig, model: WorldModel, stage: str, tasks: list
     return save_model(path, model, config=model.config, metadata=about)
 
 
+def engine(cfg: DictConfig, model: WorldModel) -> InferenceModel:
+    """The folded copy of a model that searches run on; it follows the model as that learns."""
+    options = common.plain(cfg.inference)
+    return InferenceModel(model, dtype=getattr(torch, options.pop("dtype")), external_reset=True, **options)
+
+
 def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | GumbelMCTSPlanner:
-    """Search over a model; its randomness depends on the seed and ``names``."""
-    search, generator = cfg.search, make_generator(cfg.seed, "search", *names)
+    """Search over a model's engine; its randomness depends on the seed and ``names``."""
+    search, generator, folded = cfg.search, make_generator(cfg.seed, "search", *names), engine(cfg, model)
     shared: dict[str, Any] = {
         "num_simulations": search.num_simulations,
         "discount": search.discount,
+        "max_roots": search.max_roots,
+        "backend": search.backend,
+        "cuda_graph": search.cuda_graph,
         "generator": generator,
     }
     if search.algorithm == "gumbel":
         names_of = ("max_num_considered_actions", "rescale_floor", "root_logit_scale")
-        return GumbelMCTSPlanner(model, **shared, **{name: search[name] for name in names_of})
+        return GumbelMCTSPlanner(folded, **shared, **{name: search[name] for name in names_of})
     if search.algorithm == "puct":
         names_of = ("pb_c_init", "pb_c_base", "q_normalization", "value_delta_max")
         names_of += ("dirichlet_alpha", "exploration_fraction")
-        return MCTSPlanner(model, **shared, **{name: search[name] for name in names_of})
+        shared["temperature"] = partial(piecewise, values=common.plain(search.temperature))
+        return MCTSPlanner(folded, **shared, **{name: search[name] for name in names_of})
     raise ValueError(f"search.algorithm is {search.algorithm!r}; expected 'puct' or 'gumbel'")
-
-
-def set_temperature(cfg: DictConfig, planner: Any, train_step: int) -> None:
-    """Acting temperature of pUCT by training step; Gumbel search keeps its own noise."""
-    if cfg.search.algorithm == "puct":
-        planner.temperature = piecewise(train_step, common.plain(cfg.search.temperature))
 
 
 def reanalyze_targets(

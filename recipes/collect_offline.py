@@ -59,7 +59,7 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
     )
     with writer, progress(settings.env_steps, description=f"collect {task}", unit="env step") as bar:
         for now in loop:
-            build.set_temperature(cfg, actor.planner, now.train_steps)
+            actor.planner.set_train_step(now.train_steps)
             source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
             bar.update(cfg.num_envs)
             while due and now.env_steps >= due[0]:

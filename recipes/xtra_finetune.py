@@ -87,7 +87,7 @@ def train(
         with progress(total, description=f"finetune {target}", unit="step") as bar:
             for now in common.stop_on_bad_loss(loop, run, save):
                 position = {"env_step": now.env_steps, "train_step": now.train_steps}
-                build.set_temperature(cfg, actor.planner, now.train_steps)
+                actor.planner.set_train_step(now.train_steps)
                 source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
                 bar.update(now.advanced)
                 for score in now.returns:

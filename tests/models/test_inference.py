@@ -12,7 +12,7 @@ from torch import nn
 from xtra_rl.models import make_world_model
 from xtra_rl.models.folded_layers import scale_and_shift
 from xtra_rl.models.inference import InferenceModel
-from xtra_rl.search import puct_search
+from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner, puct_search
 
 SMALL = {
     "image_size": 32,
@@ -222,6 +222,25 @@ def test_a_part_of_an_unknown_type_runs_as_it_is_and_follows(caplog):
     assert_agree(engine, model)
 
 
+@pytest.mark.parametrize("overrides", [{}, {"value_prefix": False}], ids=["value prefix", "plain rewards"])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_a_nan_in_any_weight_is_seen_wherever_the_world_model_shows_it(overrides, batch):
+    model = disturbed(**overrides)
+    engine, observation = InferenceModel(model), frames(model, batch)
+    for name, parameter in model.named_parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter[(0,) * parameter.ndim] = torch.nan
+        spoilt = [
+            [part.isnan().any() for part in unroll(part_of, observation, 1)] for part_of in (engine, model)
+        ]
+        # Heads that share a product share a NaN too.
+        assert any(spoilt[1]) == any(spoilt[0]), name
+        assert all(one or not other for one, other in zip(*spoilt, strict=True)), name
+        with torch.no_grad():
+            parameter.copy_(before)
+
+
 def test_bfloat16_is_close_and_decodes_in_float32():
     model = disturbed()
     engine = InferenceModel(model, dtype=torch.bfloat16)
@@ -240,3 +259,17 @@ def test_other_dtypes_are_refused():
 def test_a_norm_without_statistics_is_named():
     with pytest.raises(ValueError, match="track_running_stats=True"):
         scale_and_shift(nn.BatchNorm2d(3, track_running_stats=False))
+
+
+@pytest.mark.parametrize("planner_class", [MCTSPlanner, GumbelMCTSPlanner])
+def test_planners_take_it_in_place_of_the_world_model(planner_class):
+    model = disturbed(value_prefix_horizon=2)
+    engine = InferenceModel(model, external_reset=True)
+    for batch in (3, 5, 2):  # the pool's memory is used again for other sizes
+        expected, found = (
+            planner_class(part, num_simulations=20).search(frames(model, batch), noise=False)
+            for part in (model, engine)
+        )
+        assert expected.tree.max_depth > 2
+        assert torch.equal(found.visit_counts, expected.visit_counts)
+        torch.testing.assert_close(found.root_value, expected.root_value, rtol=1e-4, atol=1e-4)

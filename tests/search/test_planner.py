@@ -147,6 +147,35 @@ def test_root_logit_scale_flattens_the_policy_target():
     torch.testing.assert_close(entropy(0.0), torch.full((NUM_STATES,), 5.0).log())
 
 
+def test_statistics_of_the_search_are_written_beside_its_result(planner_class):
+    planner = planner_class(TableModel(), num_simulations=6)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        found = planner(tensordict())["search"]
+    result = planner.search(observations(), LEGAL.expand(NUM_STATES, -1), noise=False)
+    torch.testing.assert_close(found["depth"], result.tree.node_depths[:, 1:].float().mean(1))
+    torch.testing.assert_close(
+        found["entropy"], torch.distributions.Categorical(result.action_weights).entropy()
+    )
+    assert found["depth"].min() >= 1
+    assert found["entropy"].max() > 0
+
+
+def test_a_temperature_schedule_moves_with_the_training_step(planner_class):
+    planner = planner_class(TableModel(), temperature=lambda step: 1.0 if step < 100 else 0.25)
+    assert planner.temperature == 1.0
+    planner.set_train_step(100)
+    assert planner.temperature == 0.25
+    fixed = planner_class(TableModel(), temperature=0.5)
+    fixed.set_train_step(100)
+    assert fixed.temperature == 0.5
+
+
+def test_cuda_graphs_need_the_triton_backend(planner_class):
+    planner = planner_class(TableModel(), num_simulations=2, backend="reference", cuda_graph=True)
+    with pytest.raises(ValueError, match="graphs work with the backend 'triton'"):
+        planner.search(observations(), noise=False)
+
+
 def test_search_explores_only_with_noise(planner_class):
     planner = planner_class(TableModel(), num_simulations=8)
     quiet = [planner.search(observations(), noise=False).visit_counts for _ in range(2)]

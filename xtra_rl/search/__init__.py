@@ -6,6 +6,7 @@ model.
 """
 
 from xtra_rl.search.cuda_graph import SearchGraphs
+from xtra_rl.search.embeddings import PoolMemory
 from xtra_rl.search.memory import search_bytes
 from xtra_rl.search.planner import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.search import gumbel_search, puct_search
@@ -17,6 +18,7 @@ __all__ = [
     "GumbelMCTSPlanner",
     "InitialOutput",
     "MCTSPlanner",
+    "PoolMemory",
     "RecurrentFn",
     "RecurrentOutput",
     "SearchGraphs",

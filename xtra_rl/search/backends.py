@@ -33,6 +33,8 @@ class Selection(NamedTuple):
     action: Tensor  # [B] int64
     row: Tensor | None = None
     """``[B]`` int64, ``parent * B + b``: the parent's row in a node-major pool, from a backend that has it at hand."""
+    reset: Tensor | None = None
+    """``[B]`` bool, whether the LSTM starts anew behind the parent: its depth is divisible by the horizon; likewise."""
 
 
 class Steps(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from xtra_rl.search import checks
 from xtra_rl.search.backends import BackendName, check_backend_name
+from xtra_rl.search.cuda_graph import SearchGraphs
+from xtra_rl.search.embeddings import PoolMemory
 from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, SearchResult
 
 
@@ -36,20 +39,24 @@ class SearchPlanner(TensorDictModuleBase):
 
     As a policy it reads ``observation [*, F*C, H, W]`` and ``action_mask [*, A]`` (True = legal) and writes
     ``action [*]`` int64, ``("search", "policy") [*, A]`` (policy target), ``("search", "value") [*]`` (root
-    value), ``("search", "visit_counts") [*, A]`` int64 and ``("search", "raw_value") [*]`` (network value).
+    value), ``("search", "visit_counts") [*, A]`` int64, ``("search", "raw_value") [*]`` (network value),
+    ``("search", "depth") [*]`` (mean depth of the nodes) and ``("search", "entropy") [*]`` (of the policy, nats).
     Under ``set_exploration_type(ExplorationType.DETERMINISTIC)`` it neither adds noise nor samples.
 
     The world model runs in eval mode without gradients; its modes are restored afterwards. All randomness
     comes from one generator: save :meth:`rng_state` in checkpoints.
 
     Args:
-        world_model: see :class:`WorldModel`.
+        world_model: see :class:`WorldModel`; a :class:`~xtra_rl.models.InferenceModel` searches fastest.
         num_simulations: simulations of each search.
         discount: of one env_step.
-        temperature: how much sampled actions stray; 0 = not at all. See the subclasses.
-        max_roots: most roots to infer and search at once, to bound memory; None = all. Noise does not depend
-            on it.
+        temperature: how much sampled actions stray; 0 = not at all; see the subclasses. A function of the training
+            step makes a schedule, which :meth:`set_train_step` moves.
+        max_roots: most roots to infer and search at once, to bound memory
+            (:func:`~xtra_rl.search.search_bytes`); None = all. Noise does not depend on it.
         backend: of the search.
+        cuda_graph: capture whole searches in CUDA graphs, for the backend "triton": see
+            :class:`~xtra_rl.search.SearchGraphs` for what that asks of the model.
         seed: of the planner's own generator.
         generator: used instead of an own generator, for example to share one.
     """
@@ -60,9 +67,10 @@ class SearchPlanner(TensorDictModuleBase):
         *,
         num_simulations: int,
         discount: float,
-        temperature: float,
+        temperature: float | Callable[[int], float],
         max_roots: int | None,
         backend: BackendName,
+        cuda_graph: bool,
         seed: int,
         generator: torch.Generator | None,
     ) -> None:
@@ -78,13 +86,18 @@ class SearchPlanner(TensorDictModuleBase):
             ("search", "value"),
             ("search", "visit_counts"),
             ("search", "raw_value"),
+            ("search", "depth"),
+            ("search", "entropy"),
         ]
         self.world_model = world_model
         self.num_simulations = num_simulations
         self.discount = discount
-        self.temperature = temperature
+        self._schedule = temperature if callable(temperature) else None
+        self.temperature = temperature(0) if callable(temperature) else temperature
         self.max_roots = max_roots
         self.backend = backend
+        self._graphs = SearchGraphs() if cuda_graph else None
+        self._memory = PoolMemory()
         self.generator = torch.Generator().manual_seed(seed) if generator is None else generator
 
     @property
@@ -96,6 +109,11 @@ class SearchPlanner(TensorDictModuleBase):
     def temperature(self, value: float) -> None:
         checks.check_range("temperature", value, 0)
         self._temperature = float(value)
+
+    def set_train_step(self, train_step: int) -> None:
+        """Take the temperature that the schedule has for a training step; without a schedule, leave it."""
+        if self._schedule is not None:
+            self.temperature = self._schedule(train_step)
 
     def rng_state(self) -> Tensor:
         """State of the generator, to be saved in a checkpoint."""
@@ -118,7 +136,15 @@ class SearchPlanner(TensorDictModuleBase):
         initial = self.initial_inference(observation)
         result = self.search_from(initial, action_mask, noise=explore)
         action = self._explore(result) if explore else result.action
-        outputs = (action, result.action_weights, result.root_value, result.visit_counts, initial.value)
+        outputs = (
+            action,
+            result.action_weights,
+            result.root_value,
+            result.visit_counts,
+            initial.value,
+            result.depth,
+            result.entropy,
+        )
         for key, output in zip(self.out_keys, outputs, strict=True):
             tensordict.set(key, output.reshape((*batch, *output.shape[1:])).to(home))
         return tensordict
@@ -162,21 +188,17 @@ class SearchPlanner(TensorDictModuleBase):
                         discount=self.discount,
                         invalid_actions=~action_mask[rows],
                         value_prefix_horizon=self.world_model.value_prefix_horizon,
+                        reset_entries=getattr(self.world_model, "reset_entries", ()),
                         backend=self.backend,
+                        graphs=self._graphs,
+                        memory=self._memory,
                         generator=self.generator if noise else None,
                     )
                 )
         if len(results) == 1:
             return results[0]
-        return SearchResult(
-            visit_counts=torch.cat([part.visit_counts for part in results]),
-            root_value=torch.cat([part.root_value for part in results]),
-            qvalues=torch.cat([part.qvalues for part in results]),
-            action_weights=torch.cat([part.action_weights for part in results]),
-            action=torch.cat([part.action for part in results]),
-            depth=torch.cat([part.depth for part in results]),
-            entropy=torch.cat([part.entropy for part in results]),
-        )
+        columns = zip(*(part[:-1] for part in results), strict=True)  # all but the trees
+        return SearchResult._make([*(torch.cat(column) for column in columns), None])
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
@@ -202,9 +224,11 @@ class SearchPlanner(TensorDictModuleBase):
 
 
 def _device_of(model: Any, default: torch.device) -> torch.device:
-    """Where a module's parameters are; ``default`` for a model without any."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), default)
+    """Where a module's tensors are; ``default`` for a model without any."""
+    if not isinstance(model, nn.Module):
+        return default
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), default)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class NumbaSteps:
         self._dtype = tree.node_visits.dtype
         nodes, batch = tree.num_nodes, tree.batch_size
         self._parent, self._row = torch.zeros((2, batch), dtype=torch.int64)
+        self._reset = torch.zeros(batch, dtype=torch.bool)
         # A row for each simulation: a model may keep the actions that it was asked about.
         self._actions = torch.zeros((nodes, batch), dtype=torch.int64)
         self._action_rows = self._actions.unbind()
@@ -66,14 +67,14 @@ class NumbaSteps:
 
     def select(self) -> Selection:
         self._select(self._arrays, self._rule, 1, 0, self._tree.batch_size)
-        return Selection(self._parent, self._action_rows[1], self._row)
+        return Selection(self._parent, self._action_rows[1], self._row, self._reset)
 
     def update(self, output: RecurrentOutput, leaf: int) -> None:
         kernels.update(self._arrays, self._model_arrays(output), leaf, 0, self._tree.batch_size)
 
     def update_and_select(self, output: RecurrentOutput, leaf: int) -> Selection:
         self._step(self._arrays, self._rule, self._model_arrays(output), leaf, *self._range)
-        return Selection(self._parent, self._action_rows[leaf + 1], self._row)
+        return Selection(self._parent, self._action_rows[leaf + 1], self._row, self._reset)
 
     def _model_arrays(self, output: RecurrentOutput) -> kernels.OutputArrays:
         logits = output.prior_logits.to(self._dtype)
@@ -94,6 +95,7 @@ class NumbaSteps:
             "scores": torch.empty_like(self._prior).numpy(),
             "parent": self._parent.numpy(),
             "row": self._row.numpy(),
+            "reset": self._reset.numpy(),
             "actions": self._actions.numpy(),
             "constants": self._constants(0, 1, tree.discount),
             "horizon": tree.value_prefix_horizon or 0,

@@ -53,6 +53,7 @@ class TreeArrays(NamedTuple):
     scores: Any  # [B, A] scratch
     parent: Any  # [B] int64: the last selection
     row: Any  # [B] int64: parent * B + b
+    reset: Any  # [B] bool: the LSTM starts anew behind the parent
     actions: Any  # [N, B] int64: the actions of all selections
     constants: Any  # [3]: zero, one, discount
     horizon: int  # 0 = plain rewards
@@ -182,6 +183,7 @@ def select_puct(tree, rule, num_nodes, start, stop):
             node = child
         tree.parent[b] = node
         tree.row[b] = node * num_trees + b
+        tree.reset[b] = tree.horizon > 0 and tree.node_depths[b, node] % tree.horizon == 0
         tree.actions[num_nodes, b] = action
 
 
@@ -242,6 +244,7 @@ def select_gumbel(tree, rule, num_nodes, start, stop):
             node = child
         tree.parent[b] = node
         tree.row[b] = node * num_trees + b
+        tree.reset[b] = tree.horizon > 0 and tree.node_depths[b, node] % tree.horizon == 0
         tree.actions[num_nodes, b] = action
 
 

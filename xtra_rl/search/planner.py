@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class MCTSPlanner(SearchPlanner):
         *,
         num_simulations: int = 50,
         discount: float = 0.988054,
-        temperature: float = 1.0,
+        temperature: float | Callable[[int], float] = 1.0,
         dirichlet_alpha: float = 0.3,
         exploration_fraction: float = 0.25,
         pb_c_init: float = 1.25,
@@ -48,6 +49,7 @@ class MCTSPlanner(SearchPlanner):
         value_delta_max: float = 0.01,
         max_roots: int | None = None,
         backend: BackendName = "auto",
+        cuda_graph: bool = False,
         seed: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class MCTSPlanner(SearchPlanner):
             temperature=temperature,
             max_roots=max_roots,
             backend=backend,
+            cuda_graph=cuda_graph,
             seed=seed,
             generator=generator,
         )
@@ -112,13 +115,14 @@ class GumbelMCTSPlanner(SearchPlanner):
         num_simulations: int = 16,
         max_num_considered_actions: int = 16,
         discount: float = 0.988054,
-        temperature: float = 1.0,
+        temperature: float | Callable[[int], float] = 1.0,
         value_scale: float = 0.1,
         maxvisit_init: float = 50.0,
         rescale_floor: float = 1e-8,
         root_logit_scale: float = 1.0,
         max_roots: int | None = None,
         backend: BackendName = "auto",
+        cuda_graph: bool = False,
         seed: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -129,6 +133,7 @@ class GumbelMCTSPlanner(SearchPlanner):
             temperature=temperature,
             max_roots=max_roots,
             backend=backend,
+            cuda_graph=cuda_graph,
             seed=seed,
             generator=generator,
         )

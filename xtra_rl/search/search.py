@@ -10,6 +10,7 @@ from torch import Tensor
 from xtra_rl.search import checks
 from xtra_rl.search.backends import BackendName, Rule, resolve_backend
 from xtra_rl.search.cuda_graph import SearchGraphs
+from xtra_rl.search.embeddings import PoolMemory
 from xtra_rl.search.gumbel import GumbelRule, considered_visits
 from xtra_rl.search.puct import PuctRule, QNormalization, mix_root_noise
 from xtra_rl.search.roots import Roots, prepare_roots, search_result
@@ -38,6 +39,7 @@ def puct_search(
     reset_entries: Sequence[str] = (),
     backend: BackendName = "auto",
     graphs: SearchGraphs | None = None,
+    memory: PoolMemory | None = None,
     generator: torch.Generator | None = None,
 ) -> SearchResult:
     """Search with MuZero's pUCT rule from ``B`` roots at once.
@@ -68,6 +70,8 @@ def puct_search(
             (GPU), or "auto", the fastest of the roots' device. All of them give the same visit counts.
         graphs: keeps the simulations as CUDA graphs from call to call, for "triton" only; see
             :class:`~xtra_rl.search.cuda_graph.SearchGraphs` for what it asks of ``recurrent_fn``.
+        memory: keeps the memory of the latents from call to call: hand the same
+            :class:`~xtra_rl.search.embeddings.PoolMemory` to searches that do not overlap in time.
         generator: breaks ties at random, anew in each node and simulation; None gives them to the lowest action.
 
     Returns:
@@ -105,7 +109,7 @@ def puct_search(
         prior = mix_root_noise(prior, noise, exploration_fraction)
     rule = PuctRule(pb_c_init, pb_c_base, q_normalization, value_delta_max)
     options = SearchOptions(num_simulations, discount, value_prefix_horizon, tuple(reset_entries))
-    tree = _grow(roots, prior, embedding, recurrent_fn, rule, options, chosen, graphs)
+    tree = _grow(roots, prior, embedding, recurrent_fn, rule, options, chosen, graphs, memory)
     visits = tree.children_visits[:, SearchTree.ROOT]
     return search_result(tree, visits / num_simulations, visits.max(dim=-1).indices)
 
@@ -129,6 +133,7 @@ def gumbel_search(
     reset_entries: Sequence[str] = (),
     backend: BackendName = "auto",
     graphs: SearchGraphs | None = None,
+    memory: PoolMemory | None = None,
     generator: torch.Generator | None = None,
 ) -> SearchResult:
     """Search with Gumbel MuZero from ``B`` roots at once: a policy improvement even with few simulations.
@@ -154,6 +159,7 @@ def gumbel_search(
         reset_entries: as in :func:`puct_search`.
         backend: as in :func:`puct_search`.
         graphs: as in :func:`puct_search`.
+        memory: as in :func:`puct_search`.
         generator: as in :func:`puct_search`.
 
     Returns:
@@ -179,7 +185,9 @@ def gumbel_search(
     schedule = _considered_visits(roots.invalid_actions, max_num_considered_actions, num_simulations)
     rule = GumbelRule(noise, schedule.to(logits), value_scale, maxvisit_init, rescale_floor)
     options = SearchOptions(num_simulations, discount, value_prefix_horizon, tuple(reset_entries))
-    tree = _grow(roots, logits.softmax(dim=-1), embedding, recurrent_fn, rule, options, chosen, graphs)
+    tree = _grow(
+        roots, logits.softmax(dim=-1), embedding, recurrent_fn, rule, options, chosen, graphs, memory
+    )
 
     completed = rule.completed_qvalues(tree, 1)[:, 0]
     most_visits = tree.children_visits[:, SearchTree.ROOT].amax(dim=-1, keepdim=True)
@@ -197,6 +205,7 @@ def _grow(
     options: SearchOptions,
     backend: str,
     graphs: SearchGraphs | None,
+    memory: PoolMemory | None,
 ) -> SearchTree:
     """Trees with all their nodes."""
     if graphs is not None:
@@ -204,7 +213,7 @@ def _grow(
             raise ValueError(f"graphs work with the backend 'triton', but this search runs on {backend!r}.")
         tree = graphs.grow(roots, prior, embedding, recurrent_fn, rule, options)
     else:
-        simulation = Simulation(roots, prior, embedding, rule, options, backend)
+        simulation = Simulation(roots, prior, embedding, rule, options, backend, memory)
         simulation.run(recurrent_fn)
         tree = simulation.tree
     check_finite(tree)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xtra_rl.search import checks
 from xtra_rl.search.backends import BACKENDS, Rule
-from xtra_rl.search.embeddings import EmbeddingPool
+from xtra_rl.search.embeddings import EmbeddingPool, PoolMemory
 from xtra_rl.search.roots import Roots
 from xtra_rl.search.tree import SearchTree, set_roots, tree_from_root
 from xtra_rl.search.types import Embedding, RecurrentFn
@@ -33,6 +33,7 @@ class Simulation:
         rule: scores actions.
         options: see :class:`SearchOptions`.
         backend: name in :data:`~xtra_rl.search.backends.BACKENDS`.
+        memory: keeps the latents' memory from one simulation to the next, which must not overlap in time.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Simulation:
         rule: Rule,
         options: SearchOptions,
         backend: str,
+        memory: PoolMemory | None = None,
     ) -> None:
         self.tree = tree_from_root(
             roots.prior_logits,
@@ -56,7 +58,11 @@ class Simulation:
         )
         self.rule = rule
         self._pool = EmbeddingPool(
-            embedding, options.num_simulations, options.reset_entries, gather=backend == "triton"
+            embedding,
+            options.num_simulations,
+            options.reset_entries,
+            gather=backend == "triton",
+            memory=memory,
         )
         self._steps = BACKENDS[backend](self.tree, rule)
 

@@ -9,6 +9,13 @@ from torchrl.envs import EnvBase
 
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
 
+#: Names in the log of what a planner may say about its search.
+_SEARCH_METRICS = {
+    "search/policy_entropy": "entropy",
+    "search/depth": "depth",
+    "search/root_value": "value",
+}
+
 
 class Actor:
     """Runs a planner in batched environments and appends what happens to a replay buffer.
@@ -49,10 +56,9 @@ class Actor:
         stepped, following = self.env.step_and_maybe_reset(acting)
         outcome = stepped["next"]
         self._write(observed, planned, outcome)
-        policy = planned["search", "policy"]
+        found = planned["search"]
         self.search_metrics = {
-            "search/policy_entropy": torch.special.entr(policy).sum(-1).mean(),
-            "search/root_value": planned["search", "value"].mean(),
+            name: found[key].mean() for name, key in _SEARCH_METRICS.items() if key in found.keys()
         }
         self._returns += outcome["reward"].squeeze(-1).double()
         done = outcome["done"].squeeze(-1)
