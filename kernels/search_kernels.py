@@ -5,8 +5,9 @@ evaluated, backs its return up, and walks down to the place of the next leaf. :f
 of those places. ``kernels/README.md`` derives the layout and the formulas; :mod:`xtra_rl.search.reference` is the
 definition of correct.
 
-No value that this program has written is read again before the barrier, so that no thread depends on when the store
-of another one becomes visible.
+No value that this program has written is used again before the barrier, so that no thread depends on when the store of
+another one becomes visible. (In :func:`back_up` all threads load the sums that one of them then stores; only the storing
+one uses what it has loaded.)
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ SIGNATURE = (
     | {"root_invalid_actions": "*i1", "batch_size": "i32", "leaf": "i32"}
 )
 VARIANTS = {
-    "select": (False, kernels.SELECT_PUCT_TREE),
+    "select, pUCT": (False, kernels.SELECT_PUCT_TREE),
+    "select, Gumbel": (False, kernels.SELECT_GUMBEL),
     "update": (True, kernels.SELECT_NONE),
     "step, pUCT tree": (True, kernels.SELECT_PUCT_TREE),
     "step, pUCT siblings": (True, kernels.SELECT_PUCT_SIBLINGS),
@@ -137,15 +138,20 @@ def resources(kernel: CompiledKernel) -> dict[str, int]:
     }
 
 
+def table(target: str) -> dict[str, dict[str, int]]:
+    """Resources of every variant: one tree on a warp, as the backend launches it, and four trees on four warps."""
+    found = {}
+    for name, (update, select) in VARIANTS.items():
+        found[name] = resources(compile_step(target, update, select))
+        if update:
+            found[f"{name}, 4 trees"] = resources(compile_step(target, update, select, trees=4))
+    for dtype in ("fp32", "bf16"):
+        found[f"gather, {dtype}"] = resources(compile_gather(target, dtype=dtype))
+    return found
+
+
 def main(targets: list[str]) -> None:
-    table = {}
-    for target in targets:
-        for name, (update, select) in VARIANTS.items():
-            table[f"{target} {name}"] = resources(compile_step(target, update, select))
-        wide = compile_step(target, True, kernels.SELECT_PUCT_TREE, trees=4)
-        table[f"{target} step, 4 trees on 4 warps"] = resources(wide)
-        table[f"{target} gather"] = resources(compile_gather(target))
-    print(json.dumps(table))
+    print(json.dumps({target: table(target) for target in targets}))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "puct_siblings": (puct_search, {"q_normalization": "siblings"}),
     "gumbel": (gumbel_search, {}),
 }
+#: One more, whose policies stay soft below the root, so that counts matter there.
+VARIANTS = RULES | {"gumbel_soft": (gumbel_search, {"value_scale": 0.02, "maxvisit_init": 5.0})}
 
 
 class Problem(NamedTuple):
@@ -37,7 +39,7 @@ class Problem(NamedTuple):
         if self.rough:
             world.value.normal_(generator=generator)
             world.reward.normal_(generator=generator)
-        elif self.random_ties:
+        if self.random_ties:
             world.prior_logits.zero_()
         world = TableWorld(*(part.to(dtype) for part in list(vars(world).values())[:3]), world.next_state)
         states = torch.randint(len(world.value), (self.batch,), generator=generator)
@@ -49,7 +51,7 @@ class Problem(NamedTuple):
         world, states, invalid = self.world()
         world = TableWorld(*(part.to(device) for part in vars(world).values()))
         states = states.to(device)
-        search, rule_options = RULES[self.rule]
+        search, rule_options = VARIANTS[self.rule]
         roots = world.roots(states) if self.horizon is None else world.prefix_roots(states, self.horizon)
         generator = torch.Generator().manual_seed(self.seed) if self.random_ties else None
         return search(

@@ -256,6 +256,7 @@ def gather_latents(
         BLOCK=block,
         HORIZON=horizon,
         num_warps=4,
+        enable_fp_fusion=False,
     )
 
 
