@@ -129,7 +129,7 @@ def test_running_mean_by_hand_skips_nan():
 
 
 def test_more_tasks_than_colours_are_told_apart_by_line_style():
-    looks = figures._looks(20)
+    looks = figures.line_looks(20)
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
 
 

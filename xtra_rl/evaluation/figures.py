@@ -59,7 +59,7 @@ class Series(NamedTuple):
         return self.env_step if axis == "env_step" else self.train_step
 
 
-def _styled(draw: Callable[P, Path]) -> Callable[P, Path]:
+def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
     """Apply the style while a picture is drawn, and only then."""
 
     @functools.wraps(draw)
@@ -95,7 +95,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
     return {name: Series(*np.array(values, dtype=np.float64).T) for name, values in rows.items()}
 
 
-@_styled
+@styled
 def learning_curve(
     metrics: str | os.PathLike[str] | Mapping[str, Series],
     path: str | os.PathLike[str],
@@ -121,7 +121,7 @@ def learning_curve(
         x_axis: which steps to plot against.
     """
     series = _series(metrics)
-    figure = _figure(6.4, 3.6)
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     if train_metric in series:
         steps, values = series[train_metric].x(x_axis), series[train_metric].value
@@ -143,7 +143,7 @@ def learning_curve(
     return _save(figure, path, f"{task}: score during training", scale, seed)
 
 
-@_styled
+@styled
 def task_weight_traces(
     metrics: str | os.PathLike[str] | Mapping[str, Series],
     path: str | os.PathLike[str],
@@ -166,11 +166,11 @@ def task_weight_traces(
         x_axis: which steps to plot against.
     """
     series = _series(metrics)
-    figure = _figure(6.4, 4.6)
+    figure = new_figure(6.4, 4.6)
     weights, cosines = figure.subplots(2, 1, sharex=True)
     prefixes = ("task_weight/", "grad_cos/")
     tasks = sorted({name.split("/", 1)[1] for name in series if name.startswith(prefixes)})
-    for task, look in zip(tasks, _looks(len(tasks))):
+    for task, look in zip(tasks, line_looks(len(tasks))):
         if (weight := series.get(f"task_weight/{task}")) is not None:
             weights.step(weight.x(x_axis), weight.value, where="post", label=task, **look)
         if (cosine := series.get(f"grad_cos/{task}")) is not None:
@@ -190,7 +190,7 @@ def task_weight_traces(
     return _save(figure, path, "Cross-task weights", scale, seed)
 
 
-@_styled
+@styled
 def loss_curves(
     metrics: str | os.PathLike[str] | Mapping[str, Series],
     path: str | os.PathLike[str],
@@ -216,10 +216,10 @@ def loss_curves(
             heads.setdefault(head, {})["/".join(parts)] = values
     columns = min(3, max(1, len(heads)))
     rows = max(1, -(-len(heads) // columns))
-    figure = _figure(max(3.6, 2.7 * columns), 2.1 * rows + 0.6)
+    figure = new_figure(max(3.6, 2.7 * columns), 2.1 * rows + 0.6)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     tasks = sorted({task for lines in heads.values() for task in lines} - {""})
-    looks = {"": {"color": "#000000"}, **dict(zip(tasks, _looks(len(tasks))))}
+    looks = {"": {"color": "#000000"}, **dict(zip(tasks, line_looks(len(tasks))))}
     for axes, (head, lines) in zip(panels, heads.items()):
         for task, values in lines.items():
             _smoothed(axes, values.x(x_axis), values.value, task or None, looks[task])
@@ -236,14 +236,16 @@ def _series(metrics: str | os.PathLike[str] | Mapping[str, Series]) -> Mapping[s
     return metrics if isinstance(metrics, Mapping) else read_metrics(metrics)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Empty figure of that size in inches."""
     from matplotlib.figure import Figure
 
     # Without pyplot: always the Agg canvas, no window system, nothing global left open.
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _looks(count: int) -> list[dict[str, Any]]:
+def line_looks(count: int) -> list[dict[str, Any]]:
+    """Colours and line styles that tell ``count`` lines apart."""
     styles = ("-", "--", "-.", ":")
     return [
         {"color": COLOURS[i % len(COLOURS)], "linestyle": styles[i // len(COLOURS) % len(styles)]}

@@ -7,14 +7,16 @@ times as long.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # The operators that torch.compile itself emits for the CPU. Their own ReLU is not used: it turns NaN into 0.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_convolve = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-_multiply = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_convolve: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+_multiply: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
