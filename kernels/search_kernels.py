@@ -6,8 +6,8 @@ of those places. ``kernels/README.md`` derives the layout and the formulas; :mod
 definition of correct.
 
 No value that this program has written is used again before the barrier, so that no thread depends on when the store of
-another one becomes visible. (In :func:`back_up` all threads load the sums that one of them then stores; only the storing
-one uses what it has loaded.)
+another one becomes visible. (In :func:`back_up` all threads load the sums that one of them then stores; only the
+storing one uses what it has loaded.)
 """
 
 from __future__ import annotations

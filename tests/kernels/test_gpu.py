@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from worlds import RULES, Problem, assert_same_trees
 
+from xtra_rl.models import InferenceModel, make_world_model
+from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.cuda_graph import SearchGraphs
 from xtra_rl.search.simulation import Simulation
 
@@ -81,6 +84,26 @@ def test_graphs_are_kept_by_shape_and_dropped_when_there_are_too_many():
     assert len(graphs) == 2
     graphs.clear()
     assert len(graphs) == 0
+
+
+@pytest.mark.parametrize("planner_class", [MCTSPlanner, GumbelMCTSPlanner])
+def test_graphs_over_the_folded_model_equal_eager_and_follow_its_weights(planner_class):
+    sizes = {"image_size": 48, "image_channels": 1, "channels": 16, "lstm_hidden": 32, "support_size": 10}
+    model, other = (make_world_model(**sizes).cuda().eval() for _ in range(2))
+    for part in (model, other):
+        for parameter in part.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, 0, 0.3)
+    frames = torch.randint(0, 256, (33, 4, 48, 48), dtype=torch.uint8, device="cuda")
+    engine = InferenceModel(model, external_reset=True)
+    eager = planner_class(engine, num_simulations=20)
+    graphed = planner_class(engine, num_simulations=20, cuda_graph=True)
+    for weights in (model, other, model):
+        model.load_state_dict(copy.deepcopy(weights.state_dict()))
+        for _ in range(2):
+            expected, found = (planner.search(frames, noise=False) for planner in (eager, graphed))
+            assert torch.equal(found.visit_counts, expected.visit_counts)
+            torch.testing.assert_close(found.root_value, expected.root_value)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from small_models import small_model
 from torch import nn
 
 from xtra_rl.models import make_world_model
@@ -14,18 +15,6 @@ from xtra_rl.models.folded_layers import scale_and_shift
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner, puct_search
 
-SMALL = {
-    "image_size": 32,
-    "image_channels": 1,
-    "num_actions": 5,
-    "channels": 8,
-    "downsample": 8,
-    "lstm_hidden": 16,
-    "support_size": 10,
-    "projection_hidden": 16,
-    "projection_out": 16,
-    "predictor_hidden": 8,
-}
 VARIANTS = {
     "published": {},
     "embedding": {"action_encoding": "embedding"},
@@ -41,7 +30,7 @@ VARIANTS = {
 def disturbed(seed=0, **overrides):
     """A model of which no weight and no statistic is left at its initial value."""
     torch.manual_seed(seed)
-    model = make_world_model(**(SMALL | overrides))
+    model = small_model(**overrides)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import small_model
 
 from xtra_rl.models import make_world_model
 
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
-
-
-def small_model(**overrides):
-    sizes = {
-        "image_size": 32,
-        "image_channels": 1,
-        "num_actions": 5,
-        "channels": 8,
-        "downsample": 8,
-        "lstm_hidden": 16,
-        "support_size": 10,
-        "projection_hidden": 16,
-        "projection_out": 16,
-        "predictor_hidden": 8,
-    }
-    return make_world_model(**(sizes | overrides))
 
 
 @pytest.mark.parametrize(
