@@ -38,6 +38,11 @@ from xtra_rl.training.progress import progress
 SECTIONS = ("tree", "pool", "network", "scaling", "memory")
 BATCHES = (1, 8, 64, 256, 1024)
 SCALING_SIMULATIONS = (10, 25, 50, 100, 200, 400)
+#: Between two contenders: threads of OpenMP and XLA look for work for some milliseconds.
+SETTLING_SECONDS = 0.02
+#: Longer calls fill the caches by themselves.
+SLOW_SECONDS = 0.2
+MAX_ROUNDS = 100
 #: Smaller amounts of memory drown in those of the rest of the process.
 MEASURABLE_BYTES = 2**26
 
@@ -70,19 +75,28 @@ def check_agreement(batch: int, simulations: int, backends: list[str], device: s
 
 
 def time_case(case: Case, seconds: float, min_rounds: int = 5) -> dict[str, np.ndarray]:
-    """Seconds of each call, contender by contender, in rounds: the first one, which compiles, is thrown away."""
+    """Seconds of each call, contender by contender, in rounds.
+
+    Before its turn a contender waits for the threads of the one before it to go to sleep, and is called once untimed, so
+    that its code and memory are in the caches, as they are in a loop that does nothing but search.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for contender in case.contenders:
         contender.call()
     times: dict[str, list[float]] = {f"{c.name} {c.rule}": [] for c in case.contenders}
     started, rounds = time.perf_counter(), 0
-    while rounds < min_rounds or (time.perf_counter() - started < seconds and rounds < 200):
+    while rounds < min_rounds or (time.perf_counter() - started < seconds and rounds < MAX_ROUNDS):
         for contender in case.contenders:
-            machine.synchronise(device)
-            start = time.perf_counter()
-            contender.call()
-            machine.synchronise(device)
-            times[f"{contender.name} {contender.rule}"].append(time.perf_counter() - start)
+            kept = times[f"{contender.name} {contender.rule}"]
+            time.sleep(SETTLING_SECONDS)
+            repeat = not kept or kept[-1] < SLOW_SECONDS
+            for timed in (False, True, True) if repeat else (True,):
+                machine.synchronise(device)
+                start = time.perf_counter()
+                contender.call()
+                machine.synchronise(device)
+                if timed:
+                    kept.append(time.perf_counter() - start)
         rounds += 1
     return {name: np.array(values) for name, values in times.items()}
 

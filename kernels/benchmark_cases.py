@@ -95,4 +95,6 @@ def scaling_case(args: argparse.Namespace, batch: int, simulations: int) -> Case
     call = models.search_of(problem, "puct", args.backends[-1], simulations)
     work = machine.tree_work(call(), machine.FLOAT)
     contenders = [Contender(args.backends[-1], "puct", call)]
-    return Case("scaling", batch, simulations, contenders, work, cached=work.bytes / simulations < CACHED_BYTES)
+    return Case(
+        "scaling", batch, simulations, contenders, work, cached=work.bytes / simulations < CACHED_BYTES
+    )

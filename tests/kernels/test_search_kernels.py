@@ -149,7 +149,7 @@ def test_the_pool_reads_the_same_with_and_without_the_kernel(layout, device):
         value_prefix_horizon=None,
     )
     steps = TritonSteps(tree, PuctRule())
-    pools = [EmbeddingPool(latent, 3, gather=gather) for gather in (False, True)]
+    pools = [EmbeddingPool(latent, 3, backend=backend) for backend in ("reference", "triton")]
     selection = steps.select()
     first, second = (pool.read(selection, tree) for pool in pools)
     assert torch.equal(first, latent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 
 import pytest
 import torch
@@ -238,6 +239,17 @@ def test_bfloat16_is_close_and_decodes_in_float32():
     assert found[2].dtype == torch.bfloat16
     for one, other in zip(found[:2], expected[:2], strict=True):
         assert (one - other).abs().max() < 0.1 * (1 + other.abs().max())
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+def test_a_copy_is_an_engine_of_its_own(duplicate):
+    model = disturbed()
+    engine = InferenceModel(model)
+    unroll(engine, frames(model, 2))
+    twin, before = duplicate(engine), copy.deepcopy(model)
+    model.load_state_dict(disturbed(seed=1).state_dict())
+    assert_agree(engine, model)
+    assert_agree(twin, before)
 
 
 def test_other_dtypes_are_refused():

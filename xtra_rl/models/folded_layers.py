@@ -67,6 +67,10 @@ class _Folded(nn.Module):
         usable = pack and self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
         self._packed = self._order() if usable and _HAS_ONEDNN else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the copy in oneDNN's order, which can be neither copied nor pickled."""
+        return self.__dict__ | {"_packed": None}
+
     def _order(self) -> Tensor:
         raise NotImplementedError
 

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
 from xtra_rl.models.support import Support, inverse_value_transform
 from xtra_rl.models.world_model import WorldModel
@@ -72,10 +73,15 @@ class InferenceModel(nn.Module):
         self._source = [world_model]  # in a list, so that it is no sub-module
         self._parts = self._fold(world_model)
         self.register_buffer("_atoms", _atoms(world_model.support).to(_device(world_model)), persistent=False)
-        self._recurrent = (
-            torch.compile(self._recurrent_core, dynamic=False) if compile else self._recurrent_core
-        )
         self.eval()
+        self._derive()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made from the rest, so that an engine can be copied and sent to another process."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_recurrent", "_cpu")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
         self._derive()
 
     @torch.no_grad()
@@ -107,6 +113,10 @@ class InferenceModel(nn.Module):
             derive = getattr(part, "derive", None)
             if derive is not None:
                 derive(pack=not self._compile)
+        if "_recurrent" not in self.__dict__:
+            core = self._recurrent_core
+            self._recurrent = torch.compile(core, dynamic=False) if self._compile else core
+        self._cpu = None if self._compile else CpuCore.build(self._parts, self._atoms)
         self._seen = self._fingerprint()
 
     def _fingerprint(self) -> list[tuple[int, int]]:
@@ -152,7 +162,10 @@ class InferenceModel(nn.Module):
                 keep = (depth % self.value_prefix_horizon != 0).unsqueeze(-1)
                 state = (state[0] * keep, state[1] * keep)
                 depth = depth + 1
-        reward, value, policy_logits, latent, state = self._recurrent(action, embedding.get("latent"), state)
+        latent = embedding.get("latent")
+        cpu = self._cpu
+        core = self._recurrent if cpu is None or not cpu.suits(action, latent) else cpu
+        reward, value, policy_logits, latent, state = core(action, latent, state)
         return RecurrentOutput(reward, value, policy_logits), _embedding(latent, state, depth)
 
     def _recurrent_core(

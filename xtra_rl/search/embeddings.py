@@ -6,16 +6,22 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from xtra_rl.cpu_threads import numba_threads
 from xtra_rl.search.backends import Selection
 from xtra_rl.search.tree import SearchTree
 from xtra_rl.search.types import Embedding
 
 _WHOLE = ""
+#: Elements from which PyTorch copies on several threads.
+_GRAIN = 32768
+#: Bytes that are worth a thread.
+_BYTES_PER_THREAD = 2**18
 
 
 class PoolMemory:
@@ -52,7 +58,7 @@ class EmbeddingPool:
         num_nodes: nodes of each tree that can become a parent.
         reset_entries: entries that are read as zero where the LSTM is reset, that is for parents whose depth is
             divisible by the tree's ``value_prefix_horizon``.
-        gather: read with the Triton kernel, which resets in the same pass, instead of PyTorch.
+        backend: of the search: "numba" and "triton" read with kernels of theirs, which reset in the same pass.
         memory: where to put the pool; None = in memory of its own.
     """
 
@@ -62,7 +68,7 @@ class EmbeddingPool:
         num_nodes: int,
         reset_entries: Sequence[str] = (),
         *,
-        gather: bool = False,
+        backend: str = "reference",
         memory: PoolMemory | None = None,
     ) -> None:
         leaves = _leaves(embedding)
@@ -70,7 +76,7 @@ class EmbeddingPool:
             if key not in leaves:
                 raise ValueError(f"reset_entries names {key!r}, but the embedding has {_names(leaves)}.")
         self._reset_entries = reset_entries
-        self._gather = gather
+        self._backend = backend
         self._slots = {
             key: _empty(leaf, num_nodes, memory or PoolMemory(), key) for key, leaf in leaves.items()
         }
@@ -81,6 +87,11 @@ class EmbeddingPool:
             for key, pool in self._slots.items()
         }
         self._nodes = {key: pool.unbind() for key, pool in self._slots.items()}
+        self._bytes = {
+            key: (_rows_of_bytes(pool), _rows_of_bytes(buffer), key in reset_entries)
+            for key, (pool, buffer) in self._flat.items()
+            if backend == "numba"
+        }
         self._is_flat = all(isinstance(key, str) for key in leaves)
         first = next(iter(leaves.values()))
         self._batch_size = first.shape[0]
@@ -119,15 +130,26 @@ class EmbeddingPool:
                     f"the next embedding of recurrent_fn{where} has shape {list(leaf.shape)}, but the root "
                     f"embedding has {list(slot.shape)}: both must be equal."
                 )
-            slot.copy_(leaf)
+            if key in self._bytes and leaf.numel() > _GRAIN and _same_layout(slot, leaf):
+                self._copy_numba(key, node, leaf)
+            else:
+                slot.copy_(leaf)
 
     def read(self, selection: Selection, tree: SearchTree) -> Embedding:
         """Latents of the selected parents, valid until the next call."""
-        if self._gather:
-            self._read_kernel(selection, tree)
+        if self._backend == "numba":
+            self._read_numba(selection)
+        elif self._backend == "triton":
+            self._read_triton(selection, tree)
         else:
             self._read_torch(selection, tree)
-        return self._read[_WHOLE] if self._nested is None else self._nested.copy()
+        if self._nested is None:
+            return self._read[_WHOLE]
+        if self._is_flat:  # a new one, which the model may add to, without TensorDict's checks
+            return TensorDict._new_unsafe(
+                dict(self._read), batch_size=self._nested.batch_size, device=self._nested.device
+            )
+        return self._nested.copy()
 
     def _read_torch(self, selection: Selection, tree: SearchTree) -> None:
         index = selection.row
@@ -141,7 +163,30 @@ class EmbeddingPool:
                 buffer = self._read[key]
                 buffer.masked_fill_(reset.view(-1, *(1,) * (buffer.ndim - 1)), 0)
 
-    def _read_kernel(self, selection: Selection, tree: SearchTree) -> None:
+    def _read_numba(self, selection: Selection) -> None:
+        from xtra_rl.search import numba_kernels as kernels
+
+        assert selection.row is not None
+        assert selection.reset is not None
+        row, reset = selection.row.numpy(), selection.reset.numpy()
+        for pool, buffer, resets in self._bytes.values():
+            threads = (
+                1 if buffer.size < 2 * _BYTES_PER_THREAD else numba_threads(buffer.size // _BYTES_PER_THREAD)
+            )
+            if threads == 1:
+                kernels.gather_rows(pool, row, reset, resets, buffer, 0, self._batch_size)
+            else:
+                kernels.gather_rows_parallel(pool, row, reset, resets, buffer, threads)
+
+    def _copy_numba(self, key: NestedKey, node: int, leaf: Tensor) -> None:
+        """Write on Numba's threads: PyTorch's would look for more work afterwards, where the others need the cores."""
+        from xtra_rl.search import numba_kernels as kernels
+
+        first, source = node * self._batch_size, _rows_of_bytes(_channels_last(leaf))
+        slot = self._bytes[key][0][first : first + self._batch_size]
+        kernels.copy_rows_parallel(source, slot, numba_threads(source.size // _BYTES_PER_THREAD))
+
+    def _read_triton(self, selection: Selection, tree: SearchTree) -> None:
         from xtra_rl.search.triton_backend import gather_latents
 
         assert selection.row is not None
@@ -162,6 +207,15 @@ def _empty(leaf: Tensor, num_nodes: int, memory: PoolMemory, name: NestedKey) ->
     """Uninitialised ``[num_nodes, *leaf.shape]``, channels-last if the leaf is."""
     pool = memory.empty(name, (num_nodes, *_channels_last(leaf).shape), leaf)
     return pool.permute(0, 1, 4, 2, 3) if _is_channels_last(leaf) else pool
+
+
+def _rows_of_bytes(tensor: Tensor) -> np.ndarray:
+    """View ``[rows, bytes of a row]`` of a contiguous CPU tensor, whatever its dtype."""
+    return tensor.detach().reshape(len(tensor), -1).view(torch.uint8).numpy()
+
+
+def _same_layout(slot: Tensor, leaf: Tensor) -> bool:
+    return slot.dtype is leaf.dtype and slot.stride() == leaf.stride() and leaf.is_cpu
 
 
 def _is_channels_last(leaf: Tensor) -> bool:

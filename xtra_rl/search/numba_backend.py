@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from xtra_rl.cpu_threads import numba_threads
 from xtra_rl.search import numba_kernels as kernels
 from xtra_rl.search.backends import Rule, Selection
 from xtra_rl.search.gumbel import LOWEST_SCORE, GumbelRule
@@ -18,7 +18,6 @@ from xtra_rl.search.types import RecurrentOutput
 
 #: Below this many trees a second thread costs more than it brings.
 MIN_TREES_PER_THREAD = 32
-_MAX_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
 class NumbaSteps:
@@ -48,11 +47,9 @@ class NumbaSteps:
         self._prior = tree.node_visits.new_empty((batch, tree.num_actions))
         self._prior_array = self._prior.numpy()
         self._arrays = self._tree_arrays()
-        threads = min(torch.get_num_threads(), _MAX_THREADS, batch // MIN_TREES_PER_THREAD)
-        parallel = threads > 1
-        if parallel:
-            numba.set_num_threads(threads)
-        self._range = (threads,) if parallel else (0, batch)
+        self._threads = numba_threads(batch // MIN_TREES_PER_THREAD)
+        parallel = self._threads > 1
+        self._range = (self._threads,) if parallel else (0, batch)
         self._rule: kernels.PuctArrays | kernels.GumbelArrays
         if isinstance(rule, PuctRule):
             self._rule = self._puct_arrays(rule)

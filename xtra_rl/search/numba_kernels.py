@@ -325,3 +325,35 @@ def step_gumbel_parallel(tree, rule, output, leaf, num_threads):
     trees = tree.scores.shape[0]
     for i in prange(num_threads):
         step_gumbel(tree, rule, output, leaf, i * trees // num_threads, (i + 1) * trees // num_threads)
+
+
+@_jit
+def gather_rows(pool, row, reset, resets, out, start, stop):
+    """Copy row ``row[b]`` of the pool to ``out[b]``, or zeros where ``reset[b]`` if this entry ``resets``."""
+    size = out.shape[1]
+    for b in range(start, stop):
+        if resets and reset[b]:
+            for i in range(size):
+                out[b, i] = 0
+        else:
+            place = row[b]
+            for i in range(size):
+                out[b, i] = pool[place, i]
+
+
+@_jit_parallel
+def gather_rows_parallel(pool, row, reset, resets, out, num_threads):
+    """:func:`gather_rows` of all rows on several threads."""
+    rows = out.shape[0]
+    for i in prange(num_threads):
+        gather_rows(pool, row, reset, resets, out, i * rows // num_threads, (i + 1) * rows // num_threads)
+
+
+@_jit_parallel
+def copy_rows_parallel(source, out, num_threads):
+    """Copy all rows on several threads."""
+    rows, size = out.shape
+    for thread in prange(num_threads):
+        for b in range(thread * rows // num_threads, (thread + 1) * rows // num_threads):
+            for i in range(size):
+                out[b, i] = source[b, i]

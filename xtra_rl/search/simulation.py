@@ -61,7 +61,7 @@ class Simulation:
             embedding,
             options.num_simulations,
             options.reset_entries,
-            gather=backend == "triton",
+            backend=backend,
             memory=memory,
         )
         self._steps = BACKENDS[backend](self.tree, rule)
