@@ -77,8 +77,8 @@ def check_agreement(batch: int, simulations: int, backends: list[str], device: s
 def time_case(case: Case, seconds: float, min_rounds: int = 5) -> dict[str, np.ndarray]:
     """Seconds of each call, contender by contender, in rounds.
 
-    Before its turn a contender waits for the threads of the one before it to go to sleep, and is called once untimed, so
-    that its code and memory are in the caches, as they are in a loop that does nothing but search.
+    Before its turn a contender waits for the threads of the one before it to go to sleep, and is called once untimed,
+    so that its code and memory are in the caches, as they are in a loop that does nothing but search.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for contender in case.contenders:

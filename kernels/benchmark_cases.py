@@ -86,7 +86,8 @@ def network_case(args: argparse.Namespace, batch: int) -> Case:
     if args.lightzero:
         call = lightzero.network(args.simulations, batch, released)
         contenders.append(Contender("LightZero", "puct", call))
-    return Case("network", batch, args.simulations, contenders, work, cached=False)
+    # The weights, 10 MB, are read from a cache in each simulation.
+    return Case("network", batch, args.simulations, contenders, work, cached=True)
 
 
 def scaling_case(args: argparse.Namespace, batch: int, simulations: int) -> Case:

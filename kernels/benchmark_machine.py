@@ -40,7 +40,7 @@ class Work(NamedTuple):
     bytes: float
 
     def bound(self, peaks: Peaks, cached: bool) -> float:
-        """Seconds that no implementation can go below: the longer one of computing and of moving memory."""
+        """Seconds of the longer one of computing and of moving memory: who does this work is not faster."""
         return max(self.flops / peaks.flops, self.bytes / (peaks.cached if cached else peaks.copy))
 
 
@@ -98,7 +98,11 @@ def tree_work(result: SearchResult, latent_bytes: int) -> Work:
 
 
 def network_work(model: Any, batch: int, simulations: int) -> Work:
-    """FLOPs of the recurrent inferences of a search, and the bytes of their weights and latents."""
+    """FLOPs of the recurrent inferences of a search, and the bytes of their weights and latents.
+
+    A convolution counts as the plain sum. Winograd's, which the CPU core uses, multiplies less: it can come closer to
+    this bound than to the machine's, or pass it.
+    """
     problem = network_problem(model, 1, "cpu")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.recurrent_inference(torch.zeros(1, dtype=torch.int64), problem.embedding)

@@ -13,11 +13,12 @@ import torch
 from test_inference import VARIANTS, OwnTransition, assert_agree, disturbed, frames
 from torch import nn
 
-from xtra_rl.models import make_world_model
-from xtra_rl.models.cpu_core import MAX_BATCH, CpuCore
+from xtra_rl.models import cpu_core, make_world_model
+from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.cpu_elementwise import exp, sigmoid, tanh
 from xtra_rl.models.inference import InferenceModel
 
+BATCHES = (1, 2, 3, 5, 40)
 SIZES = VARIANTS | {
     "wide": {"channels": 72, "num_actions": 18},
     "not square by six": {"image_size": 48, "channels": 16},
@@ -66,7 +67,7 @@ def assert_same(engine, batch, core=None):
 @pytest.mark.parametrize("overrides", SIZES.values(), ids=SIZES.keys())
 def test_it_computes_what_pytorch_computes(overrides):
     engine = InferenceModel(disturbed(**overrides))
-    for batch in range(1, MAX_BATCH + 2):
+    for batch in BATCHES:
         assert_same(engine, batch)
 
 
@@ -75,15 +76,15 @@ def test_of_the_published_network_too():
     for head in (model.prediction.policy[1], model.prediction.value[1], model.dynamics.reward_head.out):
         nn.init.normal_(head[3].weight, 0, 0.5)
     engine = InferenceModel(model)
-    for batch in range(1, MAX_BATCH + 1):
+    for batch in BATCHES:
         assert_same(engine, batch)
 
 
 def test_a_row_does_not_depend_on_the_rest_of_its_batch():
     engine = InferenceModel(disturbed())
-    core, (action, latent, state) = core_of(engine), inputs(engine, MAX_BATCH)
+    core, (action, latent, state) = core_of(engine), inputs(engine, 9)
     together = flat(core(action, latent, state))
-    for row in range(MAX_BATCH):
+    for row in range(9):
         part = slice(row, row + 1)
         alone = flat(core(action[part], latent[part], tuple(entry[part] for entry in state)))
         assert all(torch.equal(one[part], other) for one, other in zip(together, alone, strict=True))
@@ -91,7 +92,7 @@ def test_a_row_does_not_depend_on_the_rest_of_its_batch():
 
 def test_threads_may_share_it_and_each_keeps_its_outputs():
     engine = InferenceModel(disturbed())
-    core, problems = core_of(engine), [inputs(engine, 1 + seed % MAX_BATCH, seed) for seed in range(12)]
+    core, problems = core_of(engine), [inputs(engine, 1 + seed % 9, seed) for seed in range(12)]
     expected = [flat(core(*problem)) for problem in problems]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda problem: flat(core(*problem)), problems * 20))
@@ -109,8 +110,25 @@ def test_any_memory_order_of_the_inputs_will_do():
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("batch", [1, MAX_BATCH, MAX_BATCH + 1])
-def test_the_engine_uses_it_for_small_batches_only(monkeypatch, batch):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("block", [2, 3, 32])
+def test_neither_threads_nor_blocks_change_a_bit(monkeypatch, threads, block):
+    engine = InferenceModel(disturbed())
+    core, arguments = core_of(engine), [inputs(engine, batch) for batch in (1, 2, 7, 13)]
+    expected = [flat(core(*problem)) for problem in arguments]
+    monkeypatch.setattr(cpu_core, "BLOCK", block)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = [flat(core(*problem)) for problem in arguments]
+    finally:
+        torch.set_num_threads(before)
+    for outputs, reference in zip(found, expected, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(outputs, reference, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 33])
+def test_the_engine_uses_it_on_the_cpu(monkeypatch, batch):
     engine = InferenceModel(disturbed())
     calls, call = [], CpuCore.__call__
 
@@ -120,7 +138,7 @@ def test_the_engine_uses_it_for_small_batches_only(monkeypatch, batch):
 
     monkeypatch.setattr(CpuCore, "__call__", counted)
     assert_agree(engine, engine._source[0], batch)
-    assert set(calls) == ({batch} if batch <= MAX_BATCH else set())
+    assert set(calls) == {batch}
 
 
 def test_it_follows_the_weights():
@@ -131,7 +149,7 @@ def test_it_follows_the_weights():
     assert_agree(engine, other, batch=1)
     before = disturbed(seed=2)
     engine.refresh(before)
-    assert_same(engine, 1, engine._small)
+    assert_same(engine, 1, engine._cpu)
 
 
 class OwnBlock(nn.Module):
@@ -156,7 +174,7 @@ def test_parts_that_it_does_not_know_are_left_to_pytorch(change):
     model = disturbed(value_prefix=False)
     change(model)
     engine = InferenceModel(model)
-    assert engine._small is None
+    assert engine._cpu is None
     assert_agree(engine, model, batch=1)
 
 
@@ -165,15 +183,15 @@ def test_any_representation_will_do():
     model.representation = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Sigmoid())
     engine = InferenceModel(model)
     engine._parts["representation"].register_buffer("count", torch.zeros(1, dtype=torch.int64))
-    assert_same(engine, 1, engine._small)
-    assert engine._small is not None
+    assert_same(engine, 1, engine._cpu)
+    assert engine._cpu is not None
 
 
 def test_half_precision_compiled_engines_and_odd_widths_are_left_to_pytorch():
-    assert InferenceModel(disturbed(), dtype=torch.bfloat16)._small is None
-    assert InferenceModel(disturbed(), compile=True)._small is None
+    assert InferenceModel(disturbed(), dtype=torch.bfloat16)._cpu is None
+    assert InferenceModel(disturbed(), compile=True)._cpu is None
     odd = disturbed(channels=12)
-    assert InferenceModel(odd)._small is None
+    assert InferenceModel(odd)._cpu is None
     assert_agree(InferenceModel(odd), odd, batch=1)
 
 
@@ -247,6 +265,6 @@ def test_tanh_and_sigmoid_are_exact_to_float32(found, expected):
     assert math.isnan(found(np.float32(math.nan)))
 
 
-def test_numba_is_imported_only_when_a_small_batch_comes():
+def test_numba_is_imported_only_when_a_batch_comes():
     code = "import sys, xtra_rl.models.inference; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ import torch
 from small_models import small_model
 from torch import nn
 
-from xtra_rl.models import make_world_model
+from xtra_rl.models import folding, make_world_model
 from xtra_rl.models.folded_layers import scale_and_shift
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner, puct_search
@@ -199,7 +199,8 @@ class OwnTransition(nn.Module):
         return torch.tanh(self.layer(latent) + action.view(-1, 1, 1, 1))
 
 
-def test_a_part_of_an_unknown_type_runs_as_it_is_and_follows(caplog):
+def test_a_part_of_an_unknown_type_runs_as_it_is_and_follows(caplog, monkeypatch):
+    monkeypatch.setattr(folding, "_announced", set())
     model = disturbed(value_prefix=False)
     model.dynamics.transition = OwnTransition()
     with caplog.at_level(logging.INFO, "xtra_rl"):

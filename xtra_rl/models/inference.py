@@ -149,11 +149,13 @@ class InferenceModel(nn.Module):
         value = self._decode(value_logits)
         return InitialOutput(policy_logits.float(), value, _embedding(latent, state, depth))
 
-    @torch.no_grad()
     def recurrent_inference(
         self, action: Tensor, embedding: TensorDictBase
     ) -> tuple[RecurrentOutput, TensorDictBase]:
         """As :meth:`WorldModel.recurrent_inference`; with ``external_reset`` the search has reset the state."""
+        if torch.is_grad_enabled():  # the context costs as much as a layer, and a search is in it already
+            with torch.no_grad():
+                return self.recurrent_inference(action, embedding)
         state, depth = None, None
         if self.value_prefix_horizon is not None:
             state = (embedding.get("hidden"), embedding.get("cell"))

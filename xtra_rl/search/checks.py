@@ -95,6 +95,11 @@ def check_range(
 
 def check_recurrent_output(output: RecurrentOutput, batch_size: int, num_actions: int) -> None:
     """Check the shapes that ``recurrent_fn`` returned, which broadcasting would otherwise hide."""
+    if (
+        output.reward.shape == output.value.shape == (batch_size,)
+        and output.prior_logits.shape == (batch_size, num_actions)
+    ):  # fmt: skip
+        return
     check_shape("the reward returned by recurrent_fn", output.reward, [batch_size])
     check_shape("the value returned by recurrent_fn", output.value, [batch_size])
     check_shape("the prior_logits returned by recurrent_fn", output.prior_logits, [batch_size, num_actions])

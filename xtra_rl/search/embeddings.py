@@ -18,8 +18,6 @@ from xtra_rl.search.tree import SearchTree
 from xtra_rl.search.types import Embedding
 
 _WHOLE = ""
-#: Elements from which PyTorch copies on several threads.
-_GRAIN = 32768
 #: Bytes that are worth a thread.
 _BYTES_PER_THREAD = 2**18
 
@@ -92,6 +90,7 @@ class EmbeddingPool:
             for key, (pool, buffer) in self._flat.items()
             if backend == "numba"
         }
+        self._selected: tuple[Tensor, np.ndarray, np.ndarray] | None = None
         self._is_flat = all(isinstance(key, str) for key in leaves)
         first = next(iter(leaves.values()))
         self._batch_size = first.shape[0]
@@ -130,10 +129,7 @@ class EmbeddingPool:
                     f"the next embedding of recurrent_fn{where} has shape {list(leaf.shape)}, but the root "
                     f"embedding has {list(slot.shape)}: both must be equal."
                 )
-            if key in self._bytes and leaf.numel() > _GRAIN and _same_layout(slot, leaf):
-                self._copy_numba(key, node, leaf)
-            else:
-                slot.copy_(leaf)
+            slot.copy_(leaf)
 
     def read(self, selection: Selection, tree: SearchTree) -> Embedding:
         """Latents of the selected parents, valid until the next call."""
@@ -168,7 +164,9 @@ class EmbeddingPool:
 
         assert selection.row is not None
         assert selection.reset is not None
-        row, reset = selection.row.numpy(), selection.reset.numpy()
+        if self._selected is None or self._selected[0] is not selection.row:
+            self._selected = (selection.row, selection.row.numpy(), selection.reset.numpy())
+        _, row, reset = self._selected
         for pool, buffer, resets in self._bytes.values():
             threads = (
                 1 if buffer.size < 2 * _BYTES_PER_THREAD else numba_threads(buffer.size // _BYTES_PER_THREAD)
@@ -177,14 +175,6 @@ class EmbeddingPool:
                 kernels.gather_rows(pool, row, reset, resets, buffer, 0, self._batch_size)
             else:
                 kernels.gather_rows_parallel(pool, row, reset, resets, buffer, threads)
-
-    def _copy_numba(self, key: NestedKey, node: int, leaf: Tensor) -> None:
-        """Write on Numba's threads: PyTorch's would look for more work afterwards, where the others need the cores."""
-        from xtra_rl.search import numba_kernels as kernels
-
-        first, source = node * self._batch_size, _rows_of_bytes(_channels_last(leaf))
-        slot = self._bytes[key][0][first : first + self._batch_size]
-        kernels.copy_rows_parallel(source, slot, numba_threads(source.size // _BYTES_PER_THREAD))
 
     def _read_triton(self, selection: Selection, tree: SearchTree) -> None:
         from xtra_rl.search.triton_backend import gather_latents
@@ -212,10 +202,6 @@ def _empty(leaf: Tensor, num_nodes: int, memory: PoolMemory, name: NestedKey) ->
 def _rows_of_bytes(tensor: Tensor) -> np.ndarray:
     """View ``[rows, bytes of a row]`` of a contiguous CPU tensor, whatever its dtype."""
     return tensor.detach().reshape(len(tensor), -1).view(torch.uint8).numpy()
-
-
-def _same_layout(slot: Tensor, leaf: Tensor) -> bool:
-    return slot.dtype is leaf.dtype and slot.stride() == leaf.stride() and leaf.is_cpu
 
 
 def _is_channels_last(leaf: Tensor) -> bool:

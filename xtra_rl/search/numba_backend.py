@@ -44,8 +44,13 @@ class NumbaSteps:
         # A row for each simulation: a model may keep the actions that it was asked about.
         self._actions = torch.zeros((nodes, batch), dtype=torch.int64)
         self._action_rows = self._actions.unbind()
-        self._prior = tree.node_visits.new_empty((batch, tree.num_actions))
-        self._prior_array = self._prior.numpy()
+        # What the model says is copied to one place, whatever its dtype and layout: that takes less than looking at it.
+        like = tree.node_visits
+        self._reward, self._value = like.new_empty((2, batch))
+        self._logits, self._prior = like.new_empty((2, batch, tree.num_actions))
+        self._output = kernels.OutputArrays(
+            self._reward.numpy(), self._value.numpy(), self._logits.numpy(), self._prior.numpy()
+        )
         self._arrays = self._tree_arrays()
         self._threads = numba_threads(batch // MIN_TREES_PER_THREAD)
         parallel = self._threads > 1
@@ -67,19 +72,20 @@ class NumbaSteps:
         return Selection(self._parent, self._action_rows[1], self._row, self._reset)
 
     def update(self, output: RecurrentOutput, leaf: int) -> None:
-        kernels.update(self._arrays, self._model_arrays(output), leaf, 0, self._tree.batch_size)
+        self._take(output)
+        kernels.update(self._arrays, self._output, leaf, 0, self._tree.batch_size)
 
     def update_and_select(self, output: RecurrentOutput, leaf: int) -> Selection:
-        self._step(self._arrays, self._rule, self._model_arrays(output), leaf, *self._range)
+        self._take(output)
+        self._step(self._arrays, self._rule, self._output, leaf, *self._range)
         return Selection(self._parent, self._action_rows[leaf + 1], self._row, self._reset)
 
-    def _model_arrays(self, output: RecurrentOutput) -> kernels.OutputArrays:
-        logits = output.prior_logits.to(self._dtype)
+    def _take(self, output: RecurrentOutput) -> None:
+        self._reward.copy_(output.reward)
+        self._value.copy_(output.value)
+        self._logits.copy_(output.prior_logits)
         # PyTorch's softmax gives the bits of the reference, and is vectorised.
-        torch.softmax(logits, dim=-1, out=self._prior)
-        return kernels.OutputArrays(
-            self._array(output.reward), self._array(output.value), self._array(logits), self._prior_array
-        )
+        torch.softmax(self._logits, dim=-1, out=self._prior)
 
     def _constants(self, *values: float) -> np.ndarray:
         return torch.tensor(values, dtype=self._dtype).numpy()

@@ -347,13 +347,3 @@ def gather_rows_parallel(pool, row, reset, resets, out, num_threads):
     rows = out.shape[0]
     for i in prange(num_threads):
         gather_rows(pool, row, reset, resets, out, i * rows // num_threads, (i + 1) * rows // num_threads)
-
-
-@_jit_parallel
-def copy_rows_parallel(source, out, num_threads):
-    """Copy all rows on several threads."""
-    rows, size = out.shape
-    for thread in prange(num_threads):
-        for b in range(thread * rows // num_threads, (thread + 1) * rows // num_threads):
-            for i in range(size):
-                out[b, i] = source[b, i]

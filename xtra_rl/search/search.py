@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -244,6 +245,12 @@ def _considered_visits(
 ) -> Tensor:
     """Schedule of sequential halving of each root, ``[B, num_simulations]``."""
     limit = min(max_num_considered_actions, invalid_actions.shape[1])
-    table = torch.tensor([considered_visits(m, num_simulations) for m in range(limit + 1)])
     num_considered = (~invalid_actions).sum(dim=-1).clamp(max=limit)
-    return table.to(invalid_actions.device).index_select(0, num_considered)
+    return _schedules(limit, num_simulations, invalid_actions.device).index_select(0, num_considered)
+
+
+@lru_cache(maxsize=64)
+def _schedules(limit: int, num_simulations: int, device: torch.device) -> Tensor:
+    """Schedules of 0 to ``limit`` considered actions, ``[limit + 1, num_simulations]``."""
+    table = [considered_visits(m, num_simulations) for m in range(limit + 1)]
+    return torch.tensor(table, device=device)
