@@ -32,9 +32,11 @@ from xtra_rl.kernels import benchmark_machine as machine
 from xtra_rl.kernels import benchmark_models as models
 from xtra_rl.kernels import benchmark_peers as peers
 from xtra_rl.kernels.benchmark_cases import Case, network_case, scaling_case, tree_case
+from xtra_rl.kernels.benchmark_figures import draw
 from xtra_rl.search import search_bytes
 from xtra_rl.training.progress import progress
 
+TABLE = "results.csv"
 SECTIONS = ("tree", "pool", "network", "scaling", "memory")
 BATCHES = (1, 8, 64, 256, 1024)
 SCALING_SIMULATIONS = (10, 25, 50, 100, 200, 400)
@@ -224,6 +226,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("results/search"), help="folder of the results (%(default)s)"
     )
+    parser.add_argument("--redraw", action="store_true", help="only draw the pictures of --out anew")
     args = parser.parse_args(arguments)
     if min(*args.batches, args.simulations, *args.scaling_simulations, args.threads) < 1:
         parser.error("batches, simulations and threads must be positive")
@@ -238,6 +241,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Run what the command line asks for; returns the rows."""
     args = parse(arguments)
+    if args.redraw:
+        redraw(args.out)
+        return []
     torch.set_num_threads(args.threads)
     for batch in args.batches:
         check_agreement(batch, args.simulations, args.backends, args.device, args.mctx)
@@ -274,14 +280,28 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """The table and the pictures."""
-    from xtra_rl.kernels.benchmark_figures import draw
-
-    with (folder / "results.csv").open("w", newline="") as file:
+    with (folder / TABLE).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     pictures = draw(rows, folder)
-    print("\n" + "\n".join(str(path) for path in [folder / "results.csv", *pictures]))
+    print("\n" + "\n".join(str(path) for path in [folder / TABLE, *pictures]))
+
+
+def redraw(folder: Path) -> None:
+    """The pictures of a table that was written before."""
+    with (folder / TABLE).open(newline="") as file:
+        rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    print("\n".join(str(path) for path in draw(rows, folder)))
+
+
+def _number(text: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def speed(rows: list[Row], path: Path) -> Path:
     sections = [name for name in TITLES if any(row["section"] == name for row in rows)]
     figure = new_figure(4.0 * len(sections) + 2.6, 3.8)
     names = list(dict.fromkeys(_name(row) for row in rows if row["section"] in sections))
-    looks = dict(zip(names, line_looks(len(names)), strict=True))
+    looks = {_name(row): _look(row, rows) for row in rows}
     for axes, section in zip(np.atleast_1d(figure.subplots(1, len(sections))), sections, strict=True):
         for name in names:
             of_name = [row for row in rows if row["section"] == section and _name(row) == name]
@@ -96,7 +96,7 @@ def scaling(rows: list[Row], path: Path) -> Path:
                 ys,
                 marker="o",
                 markersize=3,
-                label=f"{group} {'roots' if other == 'batch' else other}{power}",
+                label=f"{group} {'at once' if other == 'batch' else other}{power}",
                 **look,
             )
             axes.plot(xs, ys[-1] * xs / xs[-1], color="#BBBBBB", linewidth=0.8, zorder=0)
@@ -113,6 +113,14 @@ def scaling(rows: list[Row], path: Path) -> Path:
     return path
 
 
+def _look(row: Row, rows: list[Row]) -> dict[str, Any]:
+    """A colour for each implementation, a line style for each rule."""
+    implementations = list(dict.fromkeys(other["implementation"] for other in rows))
+    colours = line_looks(len(implementations))
+    styles = {"puct": "-", "puct_siblings": (0, (5, 2)), "gumbel": (0, (1, 1.5)), "": (0, (5, 2, 1, 2))}
+    return colours[implementations.index(row["implementation"])] | {"linestyle": styles[row["rule"]]}
+
+
 def exponent(x: np.ndarray, y: np.ndarray) -> float:
     """p of the power law ``y ~ x^p`` through the points, by least squares of the logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
@@ -123,8 +131,13 @@ def _name(row: Row) -> str:
 
 
 def _logarithmic(axes: Axes, label: str, ticks: list[int]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator
+
     axes.set_xscale("log")
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(label)
