@@ -214,3 +214,45 @@ def test_without_a_gpu_the_error_says_what_to_do(monkeypatch):
     zeros = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="the backend 'triton' searches on a GPU, but the roots are on cpu"):
         puct_search(zeros, zeros[:, 0], zeros, lambda a, e: None, backend="triton")
+
+
+def test_torch_compile_passes_through_the_operators(device):
+    """The kernels are operators with declared effects, so that a compiled function holds them whole."""
+    problem = Problem("puct_tree", 3, 4, 6, masked=True)
+    world, states, invalid = problem.world()
+    logits = world.prior_logits[states].to(device)
+    trees = [
+        tree_from_root(
+            logits,
+            logits.softmax(-1),
+            world.value[states].to(device),
+            invalid.to(device),
+            num_simulations=3,
+            discount=0.5,
+            value_prefix_horizon=None,
+        )
+        for _ in range(2)
+    ]
+    pool = torch.randn(4 * 3, 5, device=device)
+
+    def two_simulations(steps, tree):
+        selection = steps.select()
+        for leaf in (1, 2):
+            latent = torch.empty(3, 5, device=device)
+            gather_latents(pool, latent, selection.parent, selection.row, tree.node_depths, 0)
+            value = latent.sum(-1)
+            output = RecurrentOutput(value / 8, value, latent[:, :4].contiguous())
+            selection = steps.update_and_select(output, leaf)
+        return latent
+
+    compiled = torch.compile(two_simulations, backend="aot_eager", fullgraph=True)
+    for tree in trees:
+        for name in ("node_value_sums", "children_visits", "children_qvalues"):
+            getattr(tree, name)[:, 1:] = 0
+    results = [
+        run(TritonSteps(tree, PuctRule()), tree) for run, tree in zip((two_simulations, compiled), trees)
+    ]
+    torch.testing.assert_close(results[1], results[0])
+    for name in ("children_index", "children_visits", "node_visits"):
+        first, second = (getattr(tree, name)[:, :3] for tree in trees)
+        assert torch.equal(first, second), name

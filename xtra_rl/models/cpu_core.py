@@ -49,7 +49,7 @@ class CpuCore:
     operations, which take longer than their arithmetic in small batches and small networks; in large ones Winograd's
     convolution takes less arithmetic.
 
-    The first call imports Numba and compiles for 10 seconds, once for each machine: the result is cached on disk, in
+    The first call imports Numba and compiles for 25 seconds, once for each machine: the result is cached on disk, in
     ``__pycache__`` or ``NUMBA_CACHE_DIR``. It also copies the weights in the order of the kernels, 20 ms for those of
     EfficientZero, so make another one with :meth:`build` when they change. Several threads may call it at once.
     """
