@@ -74,7 +74,7 @@ def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | Gu
     shared: dict[str, Any] = {
         "num_simulations": search.num_simulations,
         "discount": search.discount,
-        "max_roots": search.max_roots,
+        "max_bytes": search.max_bytes,
         "backend": search.backend,
         "cuda_graph": search.cuda_graph,
         "generator": generator,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -251,6 +252,16 @@ def test_a_copy_is_an_engine_of_its_own(duplicate):
     model.load_state_dict(disturbed(seed=1).state_dict())
     assert_agree(engine, model)
     assert_agree(twin, before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_engine_agrees_and_follows():
+    model = disturbed()
+    engine = InferenceModel(model, compile=True)
+    assert_agree(engine, model)
+    model.load_state_dict(disturbed(seed=1).state_dict())
+    assert_agree(engine, model)
 
 
 def test_other_dtypes_are_refused():

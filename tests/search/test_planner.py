@@ -11,7 +11,15 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
-from xtra_rl.search import GumbelMCTSPlanner, InitialOutput, MCTSPlanner, gumbel_search, puct_search
+from xtra_rl.search import (
+    GumbelMCTSPlanner,
+    InitialOutput,
+    MCTSPlanner,
+    gumbel_search,
+    puct_search,
+    search_bytes,
+)
+from xtra_rl.search import planner as planner_module
 
 
 def observations(states=None):
@@ -204,6 +212,27 @@ def test_chunks_bound_the_batch_and_do_not_change_the_result(planner_class, max_
     assert max(model.batch_sizes) == min(max_roots, NUM_STATES)
     for name in ("visit_counts", "root_value", "qvalues", "action_weights", "action"):
         torch.testing.assert_close(getattr(result, name), getattr(whole, name), msg=name)
+
+
+def test_a_bound_on_memory_bounds_the_roots_searched_at_once(planner_class, monkeypatch):
+    batches = []
+    for name in ("puct_search", "gumbel_search"):
+        search = getattr(planner_module, name)
+
+        def counted(logits, *arguments, search=search, **options):
+            batches.append(len(logits))
+            return search(logits, *arguments, **options)
+
+        monkeypatch.setattr(planner_module, name, counted)
+    whole = planner_class(TableModel(), num_simulations=6, seed=3)
+    expected = whole.search(observations(), noise=True)
+    one = search_bytes(1, NUM_ACTIONS, 6, torch.zeros(1, dtype=torch.int64))
+    for max_bytes, roots in ((1, 1), (3 * one + 1, 3), (10**9, NUM_STATES)):
+        batches.clear()
+        bounded = planner_class(TableModel(), num_simulations=6, seed=3, max_bytes=max_bytes)
+        found = bounded.search(observations(), noise=True)
+        assert max(batches) == roots
+        assert torch.equal(found.visit_counts, expected.visit_counts)
 
 
 def test_search_from_a_ready_inference_equals_search(planner_class):

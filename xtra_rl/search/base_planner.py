@@ -18,6 +18,7 @@ from xtra_rl.search import checks
 from xtra_rl.search.backends import BackendName, check_backend_name
 from xtra_rl.search.cuda_graph import SearchGraphs
 from xtra_rl.search.embeddings import PoolMemory
+from xtra_rl.search.memory import search_bytes
 from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, SearchResult
 
 
@@ -52,8 +53,9 @@ class SearchPlanner(TensorDictModuleBase):
         discount: of one env_step.
         temperature: how much sampled actions stray; 0 = not at all; see the subclasses. A function of the training
             step makes a schedule, which :meth:`set_train_step` moves.
-        max_roots: most roots to infer and search at once, to bound memory
-            (:func:`~xtra_rl.search.search_bytes`); None = all. Noise does not depend on it.
+        max_roots: most roots to infer and search at once; None = all. Noise does not depend on it.
+        max_bytes: bound on the memory of trees and latents (:func:`~xtra_rl.search.search_bytes`), kept by searching
+            fewer roots at once, but at least one; None = no bound.
         backend: of the search.
         cuda_graph: capture whole searches in CUDA graphs, for the backend "triton": see
             :class:`~xtra_rl.search.SearchGraphs` for what that asks of the model.
@@ -69,6 +71,7 @@ class SearchPlanner(TensorDictModuleBase):
         discount: float,
         temperature: float | Callable[[int], float],
         max_roots: int | None,
+        max_bytes: int | None,
         backend: BackendName,
         cuda_graph: bool,
         seed: int,
@@ -78,6 +81,8 @@ class SearchPlanner(TensorDictModuleBase):
         checks.check_at_least("num_simulations", num_simulations, 1)
         if max_roots is not None:
             checks.check_at_least("max_roots", max_roots, 1)
+        if max_bytes is not None:
+            checks.check_at_least("max_bytes", max_bytes, 1)
         check_backend_name(backend)
         self.in_keys = ["observation", "action_mask"]
         self.out_keys = [
@@ -95,6 +100,7 @@ class SearchPlanner(TensorDictModuleBase):
         self._schedule = temperature if callable(temperature) else None
         self.temperature = temperature(0) if callable(temperature) else temperature
         self.max_roots = max_roots
+        self.max_bytes = max_bytes
         self.backend = backend
         self._graphs = SearchGraphs() if cuda_graph else None
         self._memory = PoolMemory()
@@ -174,7 +180,7 @@ class SearchPlanner(TensorDictModuleBase):
             action_mask = torch.ones(size, dtype=torch.bool, device=initial.prior_logits.device)
         checks.check_shape("action_mask", action_mask, size)
         draws = self._draw_noise(action_mask) if noise else None
-        limit = self.max_roots or size[0]
+        limit = self._roots_at_once(initial)
         results = []
         with _evaluating(self.world_model):
             for start in range(0, size[0], limit):
@@ -199,6 +205,15 @@ class SearchPlanner(TensorDictModuleBase):
             return results[0]
         columns = zip(*(part[:-1] for part in results), strict=True)  # all but the trees
         return SearchResult._make([*(torch.cat(column) for column in columns), None])
+
+    def _roots_at_once(self, initial: InitialOutput) -> int:
+        """How many roots the bounds allow."""
+        batch, num_actions = initial.prior_logits.shape
+        limit = self.max_roots or batch
+        if self.max_bytes is not None:
+            one = search_bytes(1, num_actions, self.num_simulations, initial.embedding)
+            limit = min(limit, max(1, self.max_bytes // one))
+        return limit
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
