@@ -130,7 +130,8 @@ def search_growth(batch: int, simulations: int, backend: str, device: str) -> in
     def memory() -> int:
         return torch.cuda.memory_allocated() if device.startswith("cuda") else machine.resident_bytes()
 
-    models.search_of(models.trivial_problem(1, device, latents=True), "puct", backend, simulations)()
+    # What is compiled takes memory too: a batch that is large enough for all threads, and few nodes.
+    models.search_of(models.trivial_problem(64, device, latents=True), "puct", backend, 2)()
     problem = models.trivial_problem(batch, device, latents=True)
     search = models.search_of(problem, "puct", backend, simulations)
     before = memory()
