@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from test_inference import VARIANTS, OwnTransition, assert_agree, disturbed, frames
 from torch import nn
 
-from xtra_rl.models import cpu_core, make_world_model
+from xtra_rl.models import cpu_core, cpu_kernels, make_world_model
 from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.cpu_elementwise import exp, sigmoid, tanh
 from xtra_rl.models.inference import InferenceModel
@@ -268,3 +270,11 @@ def test_tanh_and_sigmoid_are_exact_to_float32(found, expected):
 def test_numba_is_imported_only_when_a_batch_comes():
     code = "import sys, xtra_rl.models.inference; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_cache_on_disk_is_renewed_with_every_source():
+    """Numba looks at the date of ``cpu_kernels.py`` only: a number there must change with the files it imports."""
+    folder = Path(cpu_core.__file__).parent
+    sources = [folder / f"cpu_{name}.py" for name in ("convolution", "elementwise", "tile")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    assert digest == cpu_kernels.SOURCES, f'set SOURCES = "{digest}" in cpu_kernels.py'

@@ -12,7 +12,7 @@ import torch
 from small_models import small_model
 from torch import nn
 
-from xtra_rl.models import folding, make_world_model
+from xtra_rl.models import WorldModel, folding, make_world_model
 from xtra_rl.models.folded_layers import scale_and_shift
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner, puct_search
@@ -252,6 +252,142 @@ def test_a_copy_is_an_engine_of_its_own(duplicate):
     model.load_state_dict(disturbed(seed=1).state_dict())
     assert_agree(engine, model)
     assert_agree(twin, before)
+
+
+@pytest.mark.parametrize(
+    "use", [copy.deepcopy, lambda engine: engine.to("cpu"), lambda engine: engine.eval()]
+)
+def test_weights_that_changed_before_a_copy_or_a_move_are_not_forgotten(use):
+    model = disturbed()
+    engine = InferenceModel(model)
+    assert_agree(engine, model)
+    model.load_state_dict(disturbed(seed=1).state_dict())
+    assert_agree(use(engine), model)
+
+
+def test_its_own_state_dict_can_be_loaded():
+    first, second = disturbed(), disturbed(seed=1)
+    engine = InferenceModel(first, follow=False)
+    assert_agree(engine, first)
+    engine.load_state_dict(InferenceModel(second).state_dict())
+    assert_agree(engine, second)
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+def rescale(module, arguments, output):
+    return 0.5 * output
+
+
+def changed(model, change):
+    """A model in which one thing is not as the library makes it."""
+    block, head = model.dynamics.transition.blocks[0], model.prediction.value[1]
+    if change == "activation of a block":
+        block.relu = nn.GELU()
+    elif change == "activation of a head":
+        head[2] = nn.Tanh()
+    elif change == "one layer more in a head":
+        model.dynamics.reward_head.out.append(nn.Linear(head[3].out_features, head[3].out_features))
+    elif change == "own convolution":
+        own = Scaled(4, 4, 3, stride=2, padding=1, bias=False).to(memory_format=torch.channels_last)
+        own.load_state_dict(model.representation.stem[0].state_dict())
+        model.representation.stem[0] = own
+    elif change == "padding":
+        block.conv1.padding_mode = "circular"
+        block.conv1._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    elif change == "hook":
+        model.dynamics.transition.register_forward_hook(rescale)
+    elif change == "other norm":
+        model.dynamics.transition.norm = nn.GroupNorm(2, 8)
+    elif change == "lstm without bias":
+        lstm = model.dynamics.reward_head.lstm
+        model.dynamics.reward_head.lstm = nn.LSTMCell(lstm.input_size, lstm.hidden_size, bias=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "activation of a block",
+        "activation of a head",
+        "one layer more in a head",
+        "own convolution",
+        "padding",
+        "hook",
+        "other norm",
+        "lstm without bias",
+    ],
+)
+def test_what_is_not_as_the_library_makes_it_is_not_folded(change):
+    torch.manual_seed(0)
+    model = changed(disturbed(), change)
+    assert_agree(InferenceModel(model), model)
+
+
+class OwnStep(WorldModel):
+    def represent(self, observation):
+        return 2 * super().represent(observation)
+
+
+def test_a_world_model_with_an_inference_of_its_own_is_refused():
+    model = disturbed()
+    own = OwnStep(
+        model.representation, model.dynamics, model.prediction, support=model.support, value_prefix_horizon=5
+    )
+    with pytest.raises(ValueError, match="OwnStep has a represent of its own"):
+        InferenceModel(own)
+
+
+def test_it_stays_in_eval_mode_and_in_its_dtype():
+    engine = InferenceModel(disturbed())
+    assert not any(part.training for part in engine.train().modules())
+    with pytest.raises(ValueError, match="the dtype of an InferenceModel is chosen when it is built"):
+        engine.double()
+
+
+def test_use_in_inference_mode_does_not_spoil_it():
+    model = disturbed(channels=12)
+    engine = InferenceModel(model)
+    with torch.inference_mode():
+        unroll(engine, frames(model, 2))
+    model.load_state_dict(disturbed(seed=1, channels=12).state_dict())
+    assert_agree(engine, model)
+
+
+def child(planner, observation, answers, go):
+    """Search as often as ``go`` says so."""
+    while go.get():
+        answers.put(planner.search(observation, noise=False).root_value.tolist())
+
+
+def test_processes_search_in_memory_of_their_own_and_see_new_weights():
+    model = disturbed(value_prefix=False).share_memory()
+    planner = GumbelMCTSPlanner(InferenceModel(model, external_reset=True), num_simulations=8)
+    observations = [frames(model, 2, seed) for seed in range(2)]
+    planner.search(observations[0], noise=False)
+    context = torch.multiprocessing.get_context("spawn")
+    answers, commands = ([context.Queue() for _ in range(2)] for _ in range(2))
+    workers = [
+        context.Process(target=child, args=(planner, *arguments), daemon=True)
+        for arguments in zip(observations, answers, commands, strict=True)
+    ]
+    for worker in workers:
+        worker.start()
+    for seed in (0, 1):
+        model.load_state_dict(disturbed(seed=seed, value_prefix=False).state_dict())
+        expected = [planner.search(observation, noise=False).root_value for observation in observations]
+        for _ in range(10):
+            for command in commands:
+                command.put(True)
+        for queue, value in zip(answers, expected, strict=True):
+            for _ in range(10):
+                torch.testing.assert_close(torch.tensor(queue.get(timeout=120)), value, rtol=1e-4, atol=1e-4)
+    for command, worker in zip(commands, workers, strict=True):
+        command.put(False)
+        worker.join(60)
 
 
 @pytest.mark.slow

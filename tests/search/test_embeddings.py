@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -47,6 +50,13 @@ def test_memory_is_kept_for_a_smaller_pool_and_grows_for_a_larger_one():
     assert memory.empty("other", (4, 3), like).data_ptr() != first.data_ptr()
     assert memory.empty("latent", (5, 3), like).shape == (5, 3)
     assert memory.empty("latent", (0, 3), like).shape == (0, 3)
+
+
+def test_a_copy_of_the_memory_begins_empty():
+    memory, like = PoolMemory(), torch.zeros(1)
+    first = memory.empty("latent", (4, 3), like)
+    for twin in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
+        assert twin.empty("latent", (4, 3), like).data_ptr() != first.data_ptr()
 
 
 @pytest.mark.parametrize("batch", [1, 4])

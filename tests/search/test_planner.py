@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -212,6 +213,28 @@ def test_chunks_bound_the_batch_and_do_not_change_the_result(planner_class, max_
     assert max(model.batch_sizes) == min(max_roots, NUM_STATES)
     for name in ("visit_counts", "root_value", "qvalues", "action_weights", "action"):
         torch.testing.assert_close(getattr(result, name), getattr(whole, name), msg=name)
+
+
+def test_an_empty_batch_is_named(planner_class):
+    planner = planner_class(TableModel(), num_simulations=2)
+    with pytest.raises(ValueError, match="observation has no rows"):
+        planner.search(observations()[:0], noise=False)
+    with pytest.raises(ValueError, match="observation has no rows"):
+        planner(tensordict()[:0])
+
+
+def test_a_mask_that_is_not_boolean_is_named(planner_class):
+    planner = planner_class(TableModel(), num_simulations=2)
+    with pytest.raises(ValueError, match="action_mask has dtype torch.uint8, expected torch.bool"):
+        planner.search(observations(), LEGAL.expand(NUM_STATES, -1).to(torch.uint8), noise=True)
+
+
+def test_a_copied_planner_continues_the_random_numbers(planner_class):
+    planner = planner_class(TableModel(), num_simulations=6, seed=5)
+    planner.search(observations(), noise=True)
+    twin = pickle.loads(pickle.dumps(planner))
+    first, second = (one.search(observations(), noise=True) for one in (planner, twin))
+    assert torch.equal(first.visit_counts, second.visit_counts)
 
 
 def test_a_bound_on_memory_bounds_the_roots_searched_at_once(planner_class, monkeypatch):

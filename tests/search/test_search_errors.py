@@ -59,6 +59,15 @@ SHARED = [
     ({"recurrent_fn": model(prior_logits=torch.zeros(2, 4))}, "the prior_logits returned by recurrent_fn"),
     ({"recurrent_fn": model(value=torch.tensor([0.0, NAN]))}, "returned by recurrent_fn contains NaN"),
     ({"recurrent_fn": model(reward=torch.tensor([0.0, NAN]))}, "returned by recurrent_fn contains NaN"),
+    ({"value": torch.tensor([0.0, torch.inf])}, "value contains an infinite number"),
+    (
+        {"recurrent_fn": model(value=torch.tensor([0.0, torch.inf]))},
+        "contains an infinite number|contains NaN",
+    ),
+    (
+        {"recurrent_fn": model(reward=torch.tensor([0.0, -torch.inf]))},
+        "contains an infinite number|contains NaN",
+    ),
     ({"recurrent_fn": model(prior_logits=torch.full((2, 3), NAN))}, "returned by recurrent_fn contains NaN"),
     (
         {"recurrent_fn": model(embedding=torch.zeros(2, 1))},

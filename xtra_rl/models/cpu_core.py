@@ -51,7 +51,8 @@ class CpuCore:
 
     The first call imports Numba and compiles for 25 seconds, once for each machine: the result is cached on disk, in
     ``__pycache__`` or ``NUMBA_CACHE_DIR``. It also copies the weights in the order of the kernels, 20 ms for those of
-    EfficientZero, so make another one with :meth:`build` when they change. Several threads may call it at once.
+    EfficientZero, so make another one with :meth:`build` when they change. Several threads may call it at once, but
+    not where Numba falls back to its ``workqueue`` layer; processes must be spawned, not forked, after the first call.
     """
 
     def __init__(self, parts: nn.ModuleDict, bins: int) -> None:
@@ -68,7 +69,7 @@ class CpuCore:
     @staticmethod
     def build(parts: nn.ModuleDict, atoms: Tensor) -> CpuCore | None:
         """From the folded parts of an engine; None if it cannot compute what one of them computes."""
-        tensors = [atoms, *(tensor for name in _PARTS for tensor in parts[name].state_dict().values())]
+        tensors = [atoms, *(tensor for name in _PARTS for tensor in parts[name].buffers())]
         plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
         return CpuCore(parts, len(atoms)) if plain and _is_known(parts, len(atoms)) else None
 

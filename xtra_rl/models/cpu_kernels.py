@@ -24,6 +24,9 @@ from xtra_rl.models.cpu_tile import product_of
 _jit = njit(fastmath={"reassoc", "nsz", "contract"}, error_model="numpy", nogil=True)
 _jit_cached = njit(cache=True, error_model="numpy", nogil=True, parallel=True)
 
+#: Hash of the files that are compiled into this one: Numba's cache on disk notices changes of this file only.
+SOURCES = "47a2bb6459668990"
+
 _ROWS = 4  # of a tile, in a batch of more than one
 _product_of_row, _product_of_rows = product_of(1), product_of(_ROWS)
 

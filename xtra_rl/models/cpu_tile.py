@@ -6,9 +6,6 @@ batch.
 
 :func:`_tile_of` writes the inner loop as vector instructions, since no loop that the compiler vectorises by itself
 keeps the sums in registers: 2.65 MFLOP of EfficientZero's convolutions took 11 microseconds instead of 14.
-
-Numba's cache on disk notices changes of ``cpu_kernels.py`` only: touch that after a change here or in what
-it imports.
 """
 
 from __future__ import annotations

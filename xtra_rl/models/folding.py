@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
-from xtra_rl.models.folded_layers import FoldedConv, FoldedLinear, folded_weights, scale_and_shift
+from xtra_rl.models.folded_layers import FoldedConv, FoldedLinear, Norm, folded_weights, scale_and_shift
 from xtra_rl.models.layers import ResidualBlock
 from xtra_rl.models.prediction import Prediction
 from xtra_rl.models.representation import Representation
@@ -61,6 +61,8 @@ class FoldedDynamics(nn.Module):
 
     def derive(self, *, pack: bool) -> None:
         """Recompute the map of the action plane, in its memory; to be called whenever the weights change."""
+        if self._map is not None and self._map.is_inference():
+            self._map = None
         if self._map is not None:
             fresh = self._plane_map(self._map)
             if fresh.dtype is self._map.dtype and fresh.device == self._map.device:
@@ -211,9 +213,9 @@ def _fold_sequential(source: nn.Sequential) -> nn.Module:
     folded: list[nn.Module] = []
     while layers:
         layer = layers.pop(0)
-        if isinstance(layer, nn.Conv2d):
-            norm = layers.pop(0) if layers and isinstance(layers[0], nn.BatchNorm2d) else None
-            relu = bool(layers) and isinstance(layers[0], nn.ReLU)
+        if type(layer) is nn.Conv2d and _is_plain(layer):
+            norm = layers.pop(0) if layers and _is_plain_norm(layers[0]) else None
+            relu = bool(layers) and type(layers[0]) is nn.ReLU and _is_plain(layers[0])
             if relu:
                 layers.pop(0)
             folded.append(FoldedConv(layer, norm, relu=relu))  # type: ignore[arg-type]
@@ -236,10 +238,64 @@ _AS_THEY_ARE = (nn.Identity, nn.ReLU, nn.AvgPool2d, nn.Flatten)
 _announced: set[type] = set()
 
 
+_PLAIN = (
+    *_FOLDS,
+    *_AS_THEY_ARE,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.Linear,
+    nn.LSTMCell,
+    nn.Embedding,
+)
+_SQUEEZE = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Flatten]
+_OUT = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether this module, without those in it, does what its type says, and its type is known here."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    if isinstance(module, nn.Conv2d):
+        usual = module.padding_mode == "zeros" and isinstance(module.padding, tuple)
+    elif isinstance(module, nn.LSTMCell):
+        usual = module.bias
+    elif isinstance(module, Norm):
+        usual = module.track_running_stats
+    else:
+        usual = True
+    return type(module) in _PLAIN and not hooks and bool(usual)
+
+
+def _is_plain_norm(module: nn.Module) -> bool:
+    return type(module) is nn.BatchNorm2d and _is_plain(module)
+
+
+def _can_fold(module: nn.Module) -> bool:
+    """Whether a module of a known type consists of what that type is made of, and of nothing else."""
+    if isinstance(module, nn.Sequential):
+        return _is_plain(module)  # each of its parts is looked at in its turn
+    if not all(_is_plain(part) for part in module.modules()):
+        return False
+    sequences = {
+        Prediction: lambda m: [
+            (m.policy[0], _SQUEEZE),
+            (m.policy[1], _OUT),
+            (m.value[0], _SQUEEZE),
+            (m.value[1], _OUT),
+        ],
+        ValuePrefixHead: lambda m: [(m.squeeze, _SQUEEZE), (m.out, _OUT)],
+        RewardHead: lambda m: [(m.squeeze, _SQUEEZE), (m.out, _OUT)],
+    }
+    expected = sequences.get(type(module), lambda m: [])(module)
+    norms = [getattr(module, name) for name in ("norm", "norm1", "norm2") if hasattr(module, name)]
+    return all([type(layer) for layer in layers] == kinds for layers, kinds in expected) and all(
+        isinstance(norm, Norm) for norm in norms
+    )
+
+
 def fold(module: nn.Module) -> nn.Module:
-    """Folded copy of a module; one of a type that is not known here is copied as it is, which is logged once."""
+    """Folded copy of a module; one that is not exactly as known here is copied as it is, which is logged once."""
     kind = type(module)
-    if kind in _FOLDS:
+    if kind in _FOLDS and _can_fold(module):
         return _FOLDS[kind](module)  # type: ignore[operator]
     if not isinstance(module, _AS_THEY_ARE) and kind not in _announced:
         _announced.add(kind)

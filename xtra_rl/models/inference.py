@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from multiprocessing import parent_process
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
 from xtra_rl.models.support import Support, inverse_value_transform
-from xtra_rl.models.world_model import WorldModel
+from xtra_rl.models.world_model import DynamicsModel, WorldModel
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
 
@@ -33,7 +34,9 @@ class InferenceModel(nn.Module):
             in the pass that gathers the latents. The planners do so; who calls a search without a planner hands
             ``reset_entries`` on.
         follow: look before each initial inference whether the weights of ``world_model`` were written to, and
-            :meth:`refresh` if so. Writes through ``.data`` leave no trace: call :meth:`refresh` after them.
+            :meth:`refresh` if so; in a child process, :meth:`refresh` without looking, since its weights may be shared
+            with the parent. Writes through ``.data``, such as TorchRL's weight updates, leave no trace: call
+            :meth:`refresh` after them.
 
     Attributes:
         num_actions: A.
@@ -64,6 +67,7 @@ class InferenceModel(nn.Module):
             raise ValueError(f"dtype is {dtype}; expected torch.float32 or torch.bfloat16")
         self.num_actions = world_model.num_actions
         self.value_prefix_horizon = world_model.value_prefix_horizon
+        _check_is_plain(world_model)
         has_state = self.value_prefix_horizon is not None
         self.reset_entries = ("hidden", "cell") if external_reset and has_state else ()
         self._keeps_depth = has_state and not external_reset
@@ -74,7 +78,9 @@ class InferenceModel(nn.Module):
         self._parts = self._fold(world_model)
         self.register_buffer("_atoms", _atoms(world_model.support).to(_device(world_model)), persistent=False)
         self.eval()
+        self.register_load_state_dict_post_hook(_derive_again)
         self._derive()
+        self._seen: list[tuple[int, int]] | None = self._fingerprint()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made from the rest, so that an engine can be copied and sent to another process."""
@@ -83,6 +89,11 @@ class InferenceModel(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._derive()
+        self._seen = None
+
+    def train(self, mode: bool = True) -> InferenceModel:
+        """Always in eval mode."""
+        return super().train(False)
 
     @torch.no_grad()
     def _fold(self, world_model: WorldModel) -> nn.ModuleDict:
@@ -103,10 +114,11 @@ class InferenceModel(nn.Module):
         """
         if world_model is not None:
             self._source = [world_model]
-        fresh = self._fold(self._source[0]).state_dict()
-        for name, tensor in self._parts.state_dict().items():
+        fresh = _tensors(self._fold(self._source[0]))
+        for name, tensor in _tensors(self._parts).items():
             tensor.copy_(fresh[name])
         self._derive()
+        self._seen = self._fingerprint()
 
     def _derive(self) -> None:
         for part in self._parts.modules():
@@ -117,7 +129,6 @@ class InferenceModel(nn.Module):
             core = self._recurrent_core
             self._recurrent = torch.compile(core, dynamic=False) if self._compile else core
         self._cpu = None if self._compile else CpuCore.build(self._parts, self._atoms)
-        self._seen = self._fingerprint()
 
     def _fingerprint(self) -> list[tuple[int, int]]:
         """Where the weights of the source lie, and how often each was written to."""
@@ -128,13 +139,22 @@ class InferenceModel(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> InferenceModel:
         """Follow a move to another device with what is derived from the buffers."""
         super()._apply(fn, recurse)
+        if any(
+            tensor.is_floating_point() and tensor.dtype != self._dtype for tensor in self._parts.buffers()
+        ):
+            raise ValueError(
+                "the dtype of an InferenceModel is chosen when it is built: InferenceModel(dtype=...)"
+            )
         self._derive()
+        self._seen = None
         return self
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
         """As :meth:`WorldModel.initial_inference`: ``[B, F*C, H, W]`` uint8 or float in [0, 1] to a root."""
-        if self._follow and self._seen != self._fingerprint():
+        # Another process writes to shared weights without a trace in the counters of this one.
+        blind = parent_process() is not None
+        if self._follow and (blind or self._seen != self._fingerprint()):
             self.refresh()
         observation = observation.contiguous(memory_format=torch.channels_last)
         if observation.dtype == torch.uint8:
@@ -182,6 +202,37 @@ class InferenceModel(nn.Module):
     def _decode(self, logits: Tensor) -> Tensor:
         """Expectation of the categorical distribution, mapped back to the scale of rewards: ``[..., S] -> [...]``."""
         return inverse_value_transform(logits.float().softmax(-1) @ self._atoms)
+
+
+def _derive_again(engine: nn.Module, _: Any) -> None:
+    assert isinstance(engine, InferenceModel)
+    engine._derive()
+
+
+def _check_is_plain(model: WorldModel) -> None:
+    """Refuse a model that does something else on the way than what is folded."""
+    pairs = ((model, WorldModel), (model.dynamics, DynamicsModel))
+    names = (
+        "represent",
+        "initial_state",
+        "step",
+        "predict",
+        "initial_inference",
+        "recurrent_inference",
+        "forward",
+    )
+    for part, kind in pairs:
+        for name in names:
+            if getattr(type(part), name, None) is not getattr(kind, name, None):
+                raise ValueError(
+                    f"{type(part).__name__} has a {name} of its own, which an InferenceModel would not call: "
+                    "give the planner the world model itself"
+                )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, also those that a state dict leaves out."""
+    return dict(itertools.chain(module.named_parameters(), module.named_buffers()))
 
 
 def _device(model: nn.Module) -> torch.device:

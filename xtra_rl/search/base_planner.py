@@ -116,6 +116,16 @@ class SearchPlanner(TensorDictModuleBase):
         checks.check_range("temperature", value, 0)
         self._temperature = float(value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With the generator's state as bytes, since neither it nor that tensor can be sent to another process."""
+        random_state = self.generator.get_state().numpy().tobytes()
+        return self.__dict__ | {"generator": (str(self.generator.device), random_state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device, random_state = state["generator"]
+        super().__setstate__(state | {"generator": torch.Generator(device)})
+        self.generator.set_state(torch.frombuffer(bytearray(random_state), dtype=torch.uint8))
+
     def set_train_step(self, train_step: int) -> None:
         """Take the temperature that the schedule has for a training step; without a schedule, leave it."""
         if self._schedule is not None:
@@ -179,6 +189,10 @@ class SearchPlanner(TensorDictModuleBase):
         if action_mask is None:
             action_mask = torch.ones(size, dtype=torch.bool, device=initial.prior_logits.device)
         checks.check_shape("action_mask", action_mask, size)
+        if action_mask.dtype != torch.bool:
+            raise ValueError(
+                f"action_mask has dtype {action_mask.dtype}, expected torch.bool with True = legal."
+            )
         draws = self._draw_noise(action_mask) if noise else None
         limit = self._roots_at_once(initial)
         results = []
@@ -218,6 +232,10 @@ class SearchPlanner(TensorDictModuleBase):
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
         """The model's initial inference of ``observation [B, F*C, H, W]``, in eval mode and in chunks."""
+        if len(observation) == 0:
+            raise ValueError(
+                "observation has no rows, expected at least one root: skip the search of an empty batch."
+            )
         limit = self.max_roots or len(observation)
         with _evaluating(self.world_model):
             outputs = [self.world_model.initial_inference(chunk) for chunk in observation.split(limit)]

@@ -39,7 +39,7 @@ def check_roots(prior_logits: Tensor, value: Tensor, embedding: Embedding) -> No
         raise ValueError(
             "embedding is an empty TensorDict, expected at least one tensor: add the latent state."
         )
-    check_no_nan("value", value)
+    check_finite("value", value)
     if not bool((prior_logits < torch.inf).all()):
         raise NotFiniteError("prior_logits contains NaN or +inf: check the policy head that made it.")
 
@@ -70,10 +70,11 @@ def check_shape(name: str, tensor: Tensor, expected: list[int]) -> None:
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {expected}.")
 
 
-def check_no_nan(name: str, tensor: Tensor) -> None:
-    """Require that no entry is NaN."""
-    if bool(tensor.isnan().any()):
-        raise NotFiniteError(f"{name} contains NaN: check the network or the weights that made it.")
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Require that no entry is NaN or infinite."""
+    if not bool(tensor.isfinite().all()):
+        what = "NaN" if bool(tensor.isnan().any()) else "an infinite number"
+        raise NotFiniteError(f"{name} contains {what}: check the network or the weights that made it.")
 
 
 def check_at_least(name: str, value: Any, minimum: int) -> None:

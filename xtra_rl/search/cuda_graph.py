@@ -50,6 +50,10 @@ class SearchGraphs:
         self._max_graphs = max_graphs
         self._graphs: OrderedDict[Hashable, _SearchGraph] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy begins without graphs, which belong to their process and memory."""
+        return {"_max_graphs": self._max_graphs, "_graphs": OrderedDict()}
+
     def __len__(self) -> int:
         return len(self._graphs)
 

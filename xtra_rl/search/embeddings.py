@@ -32,6 +32,10 @@ class PoolMemory:
     def __init__(self) -> None:
         self._blocks: dict[NestedKey, Tensor] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy begins empty: in another process the blocks would be shared memory, where searches collide."""
+        return {"_blocks": {}}
+
     def empty(self, name: NestedKey, shape: Sequence[int], like: Tensor) -> Tensor:
         """Uninitialised tensor with dtype and device of ``like``, in the block of that name, which grows if it must."""
         size = math.prod(shape) * like.element_size()

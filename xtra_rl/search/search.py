@@ -105,7 +105,7 @@ def puct_search(
     prior = roots.prior_logits.softmax(dim=-1)
     if root_noise is not None:
         checks.check_shape("root_noise", root_noise, list(prior.shape))
-        checks.check_no_nan("root_noise", root_noise)
+        checks.check_finite("root_noise", root_noise)
         noise = root_noise.to(prior).masked_fill(roots.invalid_actions, 0)
         prior = mix_root_noise(prior, noise, exploration_fraction)
     rule = PuctRule(pb_c_init, pb_c_base, q_normalization, value_delta_max)
@@ -181,7 +181,7 @@ def gumbel_search(
     noise = torch.zeros_like(logits)
     if gumbel is not None:
         checks.check_shape("gumbel", gumbel, list(logits.shape))
-        checks.check_no_nan("gumbel", gumbel)
+        checks.check_finite("gumbel", gumbel)
         noise = gumbel.to(logits)
     schedule = _considered_visits(roots.invalid_actions, max_num_considered_actions, num_simulations)
     rule = GumbelRule(noise, schedule.to(logits), value_scale, maxvisit_init, rescale_floor)
@@ -224,7 +224,7 @@ def _grow(
 def check_finite(tree: SearchTree) -> None:
     """Refuse a tree that the model has spoilt, at the price of three sums."""
     fingerprint = tree.node_rewards.sum() + tree.node_raw_values.sum() + tree.children_prior.sum()
-    checks.check_no_nan("the reward, value or prior_logits returned by recurrent_fn", fingerprint)
+    checks.check_finite("the reward, value or prior_logits returned by recurrent_fn", fingerprint)
 
 
 def _check_options(
