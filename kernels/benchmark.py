@@ -113,15 +113,17 @@ def check_memory(args: argparse.Namespace, batch: int) -> str | None:
     formula = search_bytes(batch, models.ACTIONS, args.simulations, problem.embedding)
     if formula < MEASURABLE_BYTES:
         return None
-    # In a process of its own, where nothing that was freed before is used again.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        measured = pool.submit(
-            search_growth, batch, args.simulations, args.backends[-1], args.device
-        ).result()
+    measured = growth_alone(batch, args.simulations, args.backends[-1], args.device)
     text = f"memory, B={batch}: {measured / 2**20:.1f} MiB, by the formula {formula / 2**20:.1f} MiB"
     if measured and not 0.8 < measured / formula < 1.2:
         raise RuntimeError(f"{text}: that is not what it should be")
     return text
+
+
+def growth_alone(*arguments: Any) -> int:
+    """:func:`search_growth` in a process of its own, where nothing that was freed before is used again."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(search_growth, *arguments).result()
 
 
 def search_growth(batch: int, simulations: int, backend: str, device: str) -> int:

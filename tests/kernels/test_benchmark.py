@@ -77,7 +77,7 @@ def test_the_memory_of_a_search_is_what_the_formula_says(tmp_path, capsys):
 
 
 def test_memory_that_the_formula_does_not_explain_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "search_bytes", lambda *_: 2**29)
+    monkeypatch.setattr(benchmark, "growth_alone", lambda *_: 2**29)
     with pytest.raises(RuntimeError, match="that is not what it should be"):
         run(tmp_path, "--sections", "memory", "--batches", "512", "--simulations", "20")
 
