@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xtra_rl.evaluation.figures import line_looks, new_figure, styled
+from xtra_rl.evaluation.figures import line_looks, new_figure, shared_legend, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,12 +64,7 @@ def speed(rows: list[Row], path: Path) -> Path:
         ha="left",
         fontsize=10,
     )
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    place: Any = "outside right upper"
-    figure.legend(handles.values(), handles.keys(), loc=place)
+    shared_legend(figure)
     figure.savefig(path)
     return path
 

@@ -31,7 +31,7 @@ SIZES = VARIANTS | {
 
 
 def core_of(engine):
-    return CpuCore.build(engine._parts, engine._atoms)
+    return CpuCore.build(engine._parts, engine._support.num_bins)
 
 
 def inputs(engine, batch, seed=0):

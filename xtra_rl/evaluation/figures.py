@@ -292,13 +292,17 @@ def _save(figure: Figure, path: str | os.PathLike[str], title: str, scale: str, 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.suptitle(f"{title}  (scale {scale}, seed {seed})", x=0.01, ha="left", fontsize=10)
+    shared_legend(figure)
+    figure.savefig(path)
+    return path
+
+
+def shared_legend(figure: Figure) -> None:
+    """One legend beside all panels, where it never covers a curve."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             handles.setdefault(label, handle)
     if handles:
-        # One legend beside all panels: it never covers a curve.
         place: Any = "outside right upper"
         figure.legend(handles.values(), handles.keys(), loc=place)
-    figure.savefig(path)
-    return path

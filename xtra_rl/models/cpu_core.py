@@ -67,11 +67,11 @@ class CpuCore:
         self._weights: tuple[tuple[int, int], Weights] | None = None  # for latents of a height and width
 
     @staticmethod
-    def build(parts: nn.ModuleDict, atoms: Tensor) -> CpuCore | None:
+    def build(parts: nn.ModuleDict, bins: int) -> CpuCore | None:
         """From the folded parts of an engine; None if it cannot compute what one of them computes."""
-        tensors = [atoms, *(tensor for name in _PARTS for tensor in parts[name].buffers())]
+        tensors = [tensor for name in _PARTS for tensor in parts[name].buffers()]
         plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-        return CpuCore(parts, len(atoms)) if plain and _is_known(parts, len(atoms)) else None
+        return CpuCore(parts, bins) if plain and _is_known(parts, bins) else None
 
     def suits(self, action: Tensor, latent: Tensor) -> bool:
         """Whether it can compute a batch."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
-from xtra_rl.models.support import Support, inverse_value_transform
+from xtra_rl.models.representation import as_floats
 from xtra_rl.models.world_model import DynamicsModel, WorldModel
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
@@ -51,8 +51,6 @@ class InferenceModel(nn.Module):
         torch.Size([2])
     """
 
-    _atoms: Tensor
-
     def __init__(
         self,
         world_model: WorldModel,
@@ -76,7 +74,7 @@ class InferenceModel(nn.Module):
         self._follow = follow
         self._source = [world_model]  # in a list, so that it is no sub-module
         self._parts = self._fold(world_model)
-        self.register_buffer("_atoms", _atoms(world_model.support).to(_device(world_model)), persistent=False)
+        self._support = world_model.support
         self.eval()
         self.register_load_state_dict_post_hook(_derive_again)
         self._derive()
@@ -128,7 +126,7 @@ class InferenceModel(nn.Module):
         if "_recurrent" not in self.__dict__:
             core = self._recurrent_core
             self._recurrent = torch.compile(core, dynamic=False) if self._compile else core
-        self._cpu = None if self._compile else CpuCore.build(self._parts, self._atoms)
+        self._cpu = None if self._compile else CpuCore.build(self._parts, self._support.num_bins)
 
     def _fingerprint(self) -> list[tuple[int, int]]:
         """Where the weights of the source lie, and how often each was written to."""
@@ -156,17 +154,14 @@ class InferenceModel(nn.Module):
         blind = parent_process() is not None
         if self._follow and (blind or self._seen != self._fingerprint()):
             self.refresh()
-        observation = observation.contiguous(memory_format=torch.channels_last)
-        if observation.dtype == torch.uint8:
-            observation = observation.float().div_(255)
-        latent = self._parts["representation"](observation.to(self._dtype))
+        latent = self._parts["representation"](as_floats(observation).to(self._dtype))
         latent = latent.contiguous(memory_format=torch.channels_last)
         policy_logits, value_logits = self._parts["prediction"](latent)
         state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]
         depth = None
         if self._keeps_depth:
             depth = torch.zeros(len(latent), dtype=torch.int32, device=latent.device)
-        value = self._decode(value_logits)
+        value = self._support.decode(value_logits)
         return InitialOutput(policy_logits.float(), value, _embedding(latent, state, depth))
 
     def recurrent_inference(
@@ -196,12 +191,8 @@ class InferenceModel(nn.Module):
         latent = self._parts["transition"](latent, action)
         reward_logits, state = self._parts["reward_head"](latent, state)
         policy_logits, value_logits = self._parts["prediction"](latent)
-        reward, value = self._decode(torch.stack([reward_logits, value_logits]))
+        reward, value = self._support.decode(torch.stack([reward_logits, value_logits]))
         return reward, value, policy_logits.float(), latent, state
-
-    def _decode(self, logits: Tensor) -> Tensor:
-        """Expectation of the categorical distribution, mapped back to the scale of rewards: ``[..., S] -> [...]``."""
-        return inverse_value_transform(logits.float().softmax(-1) @ self._atoms)
 
 
 def _derive_again(engine: nn.Module, _: Any) -> None:
@@ -233,14 +224,6 @@ def _check_is_plain(model: WorldModel) -> None:
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, also those that a state dict leaves out."""
     return dict(itertools.chain(module.named_parameters(), module.named_buffers()))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _atoms(support: Support) -> Tensor:
-    return torch.arange(-support.size, support.size + 1, dtype=torch.float32)
 
 
 def _embedding(latent: Tensor, state: tuple[Tensor, Tensor] | None, depth: Tensor | None) -> TensorDictBase:

@@ -71,10 +71,13 @@ class Representation(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[B, F*C, H, W]`` uint8 (scaled by 1/255 here) or float in [0, 1] to ``[B, channels, h, w]``."""
-        observation = observation.contiguous(memory_format=torch.channels_last)
-        if observation.dtype == torch.uint8:
-            observation = observation.float().div_(255)
-        return self.pooled(self.blocks(self.stem(observation)))
+        return self.pooled(self.blocks(self.stem(as_floats(observation))))
+
+
+def as_floats(observation: Tensor) -> Tensor:
+    """``[B, F*C, H, W]`` uint8, scaled by 1/255, or floats as they are; channels-last."""
+    observation = observation.contiguous(memory_format=torch.channels_last)
+    return observation.float().div_(255) if observation.dtype == torch.uint8 else observation
 
 
 def latent_size(image_size: int, downsample: int) -> int:

@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor
 
 from xtra_rl.search.backends import Rule
+from xtra_rl.search.embeddings import leaves_of
 from xtra_rl.search.roots import Roots
 from xtra_rl.search.simulation import SearchOptions, Simulation
 from xtra_rl.search.tree import SearchTree
@@ -131,8 +131,7 @@ def _split(rule: Rule) -> tuple[tuple[Any, ...], dict[str, Tensor]]:
 
 def _shapes(roots: Roots, tensors: dict[str, Tensor], embedding: Embedding) -> Hashable:
     """Everything about the inputs that a graph is bound to."""
-    leaves = dict(embedding.items(True, True)) if isinstance(embedding, TensorDictBase) else {"": embedding}
-    inputs = [*zip(Roots._fields, roots, strict=True), *tensors.items(), *leaves.items()]
+    inputs = [*zip(Roots._fields, roots, strict=True), *tensors.items(), *leaves_of(embedding).items()]
     return tuple(
         (
             name,

@@ -73,15 +73,14 @@ class EmbeddingPool:
         backend: str = "reference",
         memory: PoolMemory | None = None,
     ) -> None:
-        leaves = _leaves(embedding)
+        leaves = leaves_of(embedding)
         for key in reset_entries:
             if key not in leaves:
                 raise ValueError(f"reset_entries names {key!r}, but the embedding has {_names(leaves)}.")
         self._reset_entries = reset_entries
         self._backend = backend
-        self._slots = {
-            key: _empty(leaf, num_nodes, memory or PoolMemory(), key) for key, leaf in leaves.items()
-        }
+        memory = memory or PoolMemory()
+        self._slots = {key: _empty(leaf, num_nodes, memory, key) for key, leaf in leaves.items()}
         # What read() returns is allocated once too: a fresh megabyte costs more than the copy into it.
         self._read = {key: torch.empty_like(pool[0]) for key, pool in self._slots.items()}
         self._flat = {
@@ -118,7 +117,7 @@ class EmbeddingPool:
         leaves = (
             dict(embedding.items())
             if self._is_flat and isinstance(embedding, TensorDictBase)
-            else _leaves(embedding)
+            else leaves_of(embedding)
         )
         if leaves.keys() != self._slots.keys():
             raise ValueError(
@@ -219,7 +218,8 @@ def _channels_last(leaf: Tensor) -> Tensor:
     return leaf.permute(0, 2, 3, 1) if _is_channels_last(leaf) else leaf
 
 
-def _leaves(embedding: Embedding) -> dict[NestedKey, Tensor]:
+def leaves_of(embedding: Embedding) -> dict[NestedKey, Tensor]:
+    """Tensors of an embedding by their keys; a plain tensor has the empty key."""
     if isinstance(embedding, TensorDictBase):
         return dict(embedding.items(include_nested=True, leaves_only=True))
     return {_WHOLE: embedding}

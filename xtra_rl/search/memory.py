@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDictBase
 
+from xtra_rl.search.embeddings import leaves_of
+from xtra_rl.search.tree import node_bytes
 from xtra_rl.search.types import Embedding
-
-_NODE_VALUES, _EDGE_VALUES = 6, 4
-_NODE_INDICES, _EDGE_INDICES = 3, 1
 
 
 def search_bytes(
@@ -35,14 +33,5 @@ def search_bytes(
         >>> search_bytes(256, 18, 50, torch.zeros(1, 64, 6, 6))
         125494272
     """
-    nodes = num_simulations + 1
-    number, index = dtype.itemsize, torch.int32.itemsize
-    node = _NODE_VALUES * number + _NODE_INDICES * index
-    edge = _EDGE_VALUES * number + _EDGE_INDICES * index
-    return batch_size * nodes * (node + num_actions * edge + latent_bytes(embedding))
-
-
-def latent_bytes(embedding: Embedding) -> int:
-    """Bytes of the latents of one root."""
-    leaves = embedding.values(True, True) if isinstance(embedding, TensorDictBase) else [embedding]
-    return sum(leaf[0].numel() * leaf.element_size() for leaf in leaves)
+    latent = sum(leaf[0].numel() * leaf.element_size() for leaf in leaves_of(embedding).values())
+    return batch_size * (num_simulations + 1) * (node_bytes(num_actions, dtype) + latent)

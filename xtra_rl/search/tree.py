@@ -169,6 +169,13 @@ _NODE_INDICES = ("node_depths", "parents", "parent_edges")
 _EDGE_INDICES = ("children_index",)
 
 
+def node_bytes(num_actions: int, dtype: torch.dtype) -> int:
+    """Bytes of one node of one tree."""
+    node = len(_NODE_VALUES) * dtype.itemsize + len(_NODE_INDICES) * torch.int32.itemsize
+    edge = len(_EDGE_VALUES) * dtype.itemsize + len(_EDGE_INDICES) * torch.int32.itemsize
+    return node + num_actions * edge
+
+
 def _allocate(
     node_names: Sequence[str],
     edge_names: Sequence[str],
