@@ -32,7 +32,7 @@ def test_columns_come_back_and_reach_the_replay_windows(dataset):
         for stored, expected in zip(dataset.column(name, provenance={"teacher": "abc"}), arrays):
             np.testing.assert_array_equal(stored.numpy(), expected)
     dataset.verify()
-    buffer = dataset.to_replay_buffer(provenance={"teacher": "abc"}, alpha=0.0, memmap=False)
+    buffer = dataset.to_replay_buffer(provenance={"teacher": "abc"}, alpha=0.0)
     assert buffer.num_transitions == dataset.num_transitions
     windows = buffer.sample_windows(118, unroll_steps=2, bootstrap_steps=3, frame_stack=4)
     # Rows are stored in order, so the root's row tells episode and step.
@@ -56,19 +56,19 @@ def test_columns_come_back_and_reach_the_replay_windows(dataset):
 
 
 def test_missing_stale_and_damaged_columns_are_named(dataset):
-    with pytest.raises(DatasetError, match=r"'teacher_policy' is missing .*write_column"):
+    with pytest.raises(DatasetError, match=r"'teacher_policy' is missing .*train_teacher"):
         dataset.to_replay_buffer()
     values = teacher_columns(dataset)["teacher_value"]
     dataset.write_column("teacher_value", values, provenance={"teacher": "abc"})
     with pytest.raises(DatasetError, match=r"'teacher_value' .*stale: .*'abc', teacher='xyz'"):
         dataset.column("teacher_value", provenance={"teacher": "xyz"})
     assert not dataset.has_column("teacher_value", provenance={"teacher": "xyz"})
-    file = dataset.path / "columns" / "teacher_value" / "000000.shard"
+    file = dataset.path / "columns" / "teacher_value" / "data.bin"
     good = file.read_bytes()
     file.write_bytes(good[:-3] + bytes([good[-3] ^ 1]) + good[-2:])
-    with pytest.raises(DatasetError, match="000000.shard"):
+    with pytest.raises(DatasetError, match="teacher_value/data.bin"):
         dataset.verify()
-    with pytest.raises(DatasetError, match="000000.shard"):
+    with pytest.raises(DatasetError, match="teacher_value/data.bin"):
         dataset.column("teacher_value")
     file.write_bytes(good)
     grown = write(dataset.path, [5], first=6)
@@ -89,3 +89,34 @@ def test_columns_that_do_not_fit_are_refused_and_leave_nothing_half_written(data
         assert not dataset.has_column("teacher_value")
     with pytest.raises(ValueError, match="name='reward'"):
         dataset.write_column("reward", values)
+
+
+def test_a_column_that_was_left_unfinished_is_continued(dataset):
+    values = teacher_columns(dataset)["teacher_value"]
+    provenance = {"teacher": "abc"}
+    with dataset.column_writer("teacher_value", provenance=provenance, commit_rows=39) as writer:
+        for array in values[:3]:
+            writer.add(array)
+    # The first two episodes reach 39 rows and are committed; the third is lost.
+    with pytest.raises(DatasetError, match="'teacher_value' .*unfinished: 2 episodes"):
+        dataset.column("teacher_value")
+    dataset.verify()
+    with dataset.column_writer("teacher_value", provenance=provenance) as writer:
+        assert writer.num_episodes == 2
+        for array in values[2:]:
+            writer.add(array)
+    for stored, expected in zip(dataset.column("teacher_value", provenance=provenance), values):
+        np.testing.assert_array_equal(stored.numpy(), expected)
+
+
+def test_a_column_of_another_teacher_or_a_damaged_one_is_begun_again(dataset):
+    values = teacher_columns(dataset)["teacher_value"]
+    for damage, teacher in ((False, "xyz"), (True, "abc")):
+        with dataset.column_writer("teacher_value", provenance={"teacher": "abc"}, commit_rows=1) as writer:
+            writer.add(values[0])
+        if damage:
+            file = dataset.path / "columns" / "teacher_value" / "data.bin"
+            file.write_bytes(bytes(file.stat().st_size))
+        with dataset.column_writer("teacher_value", provenance={"teacher": teacher}) as writer:
+            assert writer.num_episodes == 0
+        assert not dataset.has_column("teacher_value")

@@ -21,7 +21,7 @@ def dataset(tmp_path):
 
 
 def test_episodes_come_back_exactly(dataset):
-    assert len(dataset.manifest["shards"]) == 3
+    assert sum(name.startswith("frames/") for name in dataset.files) == 3
     for number, length in enumerate([7, 30, 3, 65, 12, 1]):
         same(dataset, number, make_episode(number, length))
     dataset.verify()
@@ -51,50 +51,71 @@ def test_writing_continues_behind_the_last_episode(tmp_path, dataset):
     assert dataset.fingerprint != before
 
 
-def write_and_die(path):
-    # 31 rows an episode, 40 a shard: shards end after episodes 2 and 4, the fifth is pending at the kill.
-    writer = TrajectoryWriter(path, "phoenix", frame_shape=SHAPE, shard_rows=40)
+def write_and_die(path, commit_rows):
+    writer = TrajectoryWriter(path, "phoenix", frame_shape=SHAPE, shard_rows=40, commit_rows=commit_rows)
     for number in range(5):
         writer.add_episode(make_episode(number, 30), checkpoint=1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_writer_loses_only_the_unfinished_shard(tmp_path):
-    child = multiprocessing.get_context("fork").Process(target=write_and_die, args=(tmp_path,))
+# 31 rows an episode: 70 rows are full after the third, and the two after it are not committed at the kill.
+@pytest.mark.parametrize(("commit_rows", "survive"), [(1, 5), (70, 3)])
+def test_a_killed_writer_keeps_what_was_committed(tmp_path, commit_rows, survive):
+    child = multiprocessing.get_context("fork").Process(target=write_and_die, args=(tmp_path, commit_rows))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    assert TrajectoryDataset(tmp_path).num_episodes == 4
+    dataset = TrajectoryDataset(tmp_path)
+    assert dataset.num_episodes == survive
+    dataset.verify()
     with TrajectoryWriter(tmp_path, "phoenix", frame_shape=SHAPE, shard_rows=40) as writer:
-        assert (writer.num_episodes, writer.count(1), writer.num_transitions) == (4, 4, 120)
+        assert (writer.num_episodes, writer.count(1), writer.num_transitions) == (
+            survive,
+            survive,
+            30 * survive,
+        )
         for number in range(writer.num_episodes, 6):
             writer.add_episode(make_episode(number, 30), checkpoint=1)
         assert writer.count(1) == 6
     dataset = TrajectoryDataset(tmp_path)
     assert dataset.num_episodes == 6
+    dataset.verify()
     for number in range(6):
         same(dataset, number, make_episode(number, 30))
 
 
-@pytest.mark.parametrize("failing", ["write_shard", "write_index", "write_manifest"])
-def test_a_crash_at_any_step_of_a_flush_leaves_the_old_dataset(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(
+    "failing", ["trajectory_writer.append_frames", "trajectory_writer.write_manifest", "append_file.os.fsync"]
+)
+def test_a_crash_at_any_step_of_an_episode_leaves_the_old_dataset(tmp_path, monkeypatch, failing):
     write(tmp_path, [7, 40])
 
     def crash(*args, **kwargs):
         raise OSError("disk full")
 
     writer = TrajectoryWriter(tmp_path, "phoenix", frame_shape=SHAPE)
-    writer.add_episode(make_episode(2, 9))
     with monkeypatch.context() as patch:
-        patch.setattr(f"xtra_rl.data.trajectory_writer.{failing}", crash)
+        patch.setattr(f"xtra_rl.data.{failing}", crash)
         with pytest.raises(OSError, match="disk full"):
-            writer.close()
+            writer.add_episode(make_episode(2, 9))
+    with pytest.raises(ValueError, match="closed"):
+        writer.add_episode(make_episode(2, 9))
     dataset = TrajectoryDataset(tmp_path)
     assert dataset.num_episodes == 2
     dataset.verify()
     dataset = write(tmp_path, [9], first=2)
     assert dataset.num_episodes == 3
+    dataset.verify()
     same(dataset, 2, make_episode(2, 9))
+
+
+def test_a_damaged_dataset_is_not_continued(tmp_path, dataset):
+    file = dataset.path / "rows" / "action.bin"
+    content = bytearray(file.read_bytes())
+    content[5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"action.bin' is damaged"):
+        TrajectoryWriter(dataset.path, "phoenix", frame_shape=SHAPE)
 
 
 def test_an_exception_in_the_collecting_loop_saves_whole_episodes(tmp_path):
@@ -180,10 +201,11 @@ def test_real_games_survive_the_round_trip(tmp_path, grayscale):
         np.testing.assert_array_equal(dataset.episode(number)["pixels"].numpy(), rows["pixels"])
         np.testing.assert_array_equal(dataset.episode(number)["truncated"].numpy(), rows["truncated"])
         assert dataset.returns[number] == rows["reward"].sum()
-    shards = dataset.manifest["shards"]
-    # Real frames are far from noise: lossless compression saves at least four fifths.
-    assert sum(s["bytes"] for s in shards) < 0.2 * sum(s["raw_bytes"] for s in shards)
-    buffer = dataset.to_replay_buffer(columns=(), memmap=False)
+    # Real frames are far from noise: lossless compression saves at least nine tenths.
+    rows_in_all = sum(len(rows["action"]) for rows in episodes)
+    assert dataset.raw_bytes == rows_in_all * (np.prod(shape) + 8 + 4 + 1 + 1)
+    assert dataset.stored_bytes < 0.1 * dataset.raw_bytes
+    buffer = dataset.to_replay_buffer(columns=())
     windows = buffer.sample_windows(32, unroll_steps=5, bootstrap_steps=5, frame_stack=4)
     assert windows["pixels"].shape == (32, 14, *shape)
 

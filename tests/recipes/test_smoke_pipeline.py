@@ -306,7 +306,7 @@ def copy_of(dataset, folder):
 
 def test_corrupt_and_empty_datasets_are_refused_by_name(first_run, reuse, tmp_path):
     dataset = copy_of(artifact(first_run, "datasets", "amidar"), tmp_path)
-    shard = max((dataset / "shards").iterdir(), key=lambda path: path.stat().st_size)
+    shard = max((dataset / "frames").iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data.replay_buffers import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    TensorDictReplayBuffer,
+    TensorStorage,
+)
 
 from xtra_rl.data.rows import conform_rows, trajectory_rows
 from xtra_rl.data.sampler import TorchPrioritizedSampler
@@ -79,18 +85,36 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             raise ValueError(
                 f"capacity={capacity} must hold at least two rows for each of num_envs={num_envs}"
             )
+        rows = capacity // num_envs * num_envs
+        self._set_up(
+            self._make_storage(rows, scratch_dir) if memmap else LazyTensorStorage(rows),
+            ColumnWriter(num_envs, capacity // num_envs),
+            num_actions=num_actions,
+            alpha=alpha,
+            beta=beta,
+            reuse_memory=reuse_memory,
+            generator=generator if generator is not None else torch.Generator().manual_seed(seed),
+        )
+
+    def _set_up(
+        self,
+        storage: TensorStorage,
+        writer: ColumnWriter,
+        *,
+        num_actions: int,
+        alpha: float,
+        beta: float,
+        reuse_memory: bool,
+        generator: torch.Generator,
+    ) -> None:
         if num_actions < 1:
             raise ValueError(f"num_actions={num_actions} must be at least 1")
         self.num_actions = num_actions
         self._reuse_memory = reuse_memory
         self._frame_memory: Tensor | None = None
-        ring_size = capacity // num_envs
-        rows = ring_size * num_envs
-        super().__init__(
-            storage=self._make_storage(rows, scratch_dir) if memmap else LazyTensorStorage(rows),
-            sampler=TorchPrioritizedSampler(rows, alpha=alpha, beta=beta),
-            writer=ColumnWriter(num_envs, ring_size),
-            generator=generator if generator is not None else torch.Generator().manual_seed(seed),
+        sampler = TorchPrioritizedSampler(storage.max_size, alpha=alpha, beta=beta)
+        TensorDictReplayBuffer.__init__(
+            self, storage=storage, sampler=sampler, writer=writer, generator=generator
         )
 
     def _make_storage(self, rows: int, scratch_dir: str | Path | None) -> LazyMemmapStorage:
@@ -280,16 +304,24 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         random_action = torch.randint(self.num_actions, (root.numel(), width), generator=self._rng)
         window = gather_window(stored, rows, unroll_steps=unroll, filler_action=random_action)
         window["pixels"] = self._gather_pixels(torch.cat([rows.history, shown], 1))
-        window["age"] = writer.total_added - gather_rows(stored["stamp"], root)
+        window["age"] = writer.total_added - self._stamps(root)
         return TensorDict(window, [root.numel()])
+
+    def _stamps(self, rows: Tensor) -> Tensor:
+        """Number of transitions received before those of ``rows [B]``."""
+        return gather_rows(self._rows["stamp"], rows)
 
     def _gather_pixels(self, rows: Tensor) -> Tensor:
         frames = self._rows["pixels"]
+        return gather_rows(frames, rows, out=self._memory_for(rows, frames.shape[1:]))
+
+    def _memory_for(self, rows: Tensor, frame_shape: Sequence[int]) -> Tensor | None:
+        """Memory for the frames of ``rows``, that of the batch before if it may be reused; else None."""
         if not self._reuse_memory:
-            return gather_rows(frames, rows)
+            return None
         if self._frame_memory is None or len(self._frame_memory) < rows.numel():
-            self._frame_memory = torch.empty(rows.numel(), *frames.shape[1:], dtype=frames.dtype)
-        return gather_rows(frames, rows, out=self._frame_memory[: rows.numel()])
+            self._frame_memory = torch.empty(rows.numel(), *frame_shape, dtype=torch.uint8)
+        return self._frame_memory[: rows.numel()]
 
     def set_beta(self, beta: float) -> None:
         """Set the exponent of the importance weights."""

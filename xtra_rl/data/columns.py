@@ -1,146 +1,210 @@
-"""Per-row columns kept beside a dataset, such as a teacher's policy and value."""
+"""Per-row columns kept beside a dataset, such as a teacher's policy and value.
+
+A column is a folder: ``data.bin`` with one record for each row, and ``column.json`` that says how many of its episodes
+are done, for which state of the dataset, and what made them.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xtra_rl.data.shards import DatasetError, Shard, write_shard
-from xtra_rl.files import atomic_write_bytes, file_sha256
+from xtra_rl.data.append_file import AppendFile, DatasetError, FileEntry, verify_file
+from xtra_rl.data.manifest import map_array
+from xtra_rl.files import FolderLock, atomic_write_bytes
 
 
-def write_column(
-    folder: Path,
-    name: str,
-    arrays: Iterable[np.ndarray],
-    *,
-    episodes: np.ndarray,
-    fingerprint: str,
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write one array per episode, taken one by one, in shards that mirror those of the dataset."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    shards: list[dict[str, Any]] = []
-    pending: list[np.ndarray] = []
-    source = iter(arrays)
-    for number, episode in enumerate(episodes):
-        array = next(source, None)
-        _check_array(name, number, array, int(episode["length"]), len(episodes), pending)
-        pending.append(np.asarray(array))
-        if number + 1 == len(episodes) or episodes[number + 1]["shard"] != episode["shard"]:
-            file = folder / f"{int(episode['shard']):06d}.shard"
-            write_shard(file, {name: np.concatenate(pending)}, rows_per_block=256)
-            shards.append({"file": file.name, "sha256": file_sha256(file), "bytes": file.stat().st_size})
-            pending.clear()
-    if next(source, None) is not None:
-        raise ValueError(
-            f"column {name!r} has more arrays than the {len(episodes)} episodes; pass one for each"
-        )
-    manifest = {"name": name, "dataset": fingerprint, "provenance": dict(provenance), "shards": shards}
-    # The manifest comes last: without it the column does not exist.
-    atomic_write_bytes(folder / "column.json", (json.dumps(manifest, indent=2) + "\n").encode())
+class ColumnWriter:
+    """Write a column episode by episode; one that was begun with the same provenance is continued.
 
+    Args:
+        folder: of the column.
+        name: of the column.
+        lengths: rows of each episode of the dataset.
+        fingerprint: state of the dataset.
+        provenance: what makes the column, JSON values.
+        commit_rows: rows after which what is written is committed, which waits for the disk.
 
-def _check_array(
-    name: str, number: int, array: np.ndarray | None, length: int, total: int, pending: list[np.ndarray]
-) -> None:
-    if array is None:
-        raise ValueError(f"column {name!r} ends after {number} of {total} episodes; pass one array for each")
-    if len(array) != length:
-        raise ValueError(
-            f"column {name!r} has {len(array)} rows for episode {number} of {length} rows; a row for the "
-            "final observation is part of it"
-        )
-    if pending and (array.shape[1:], array.dtype) != (pending[0].shape[1:], pending[0].dtype):
-        raise ValueError(
-            f"column {name!r} changes from {pending[0].dtype}{list(pending[0].shape[1:])} to "
-            f"{array.dtype}{list(array.shape[1:])} at episode {number}"
-        )
+    Attributes:
+        num_episodes: how many are done; the caller goes on with the next.
+
+    Raises:
+        ValueError: if another writer is at work on the column.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        lengths: np.ndarray,
+        fingerprint: str,
+        provenance: Mapping[str, Any],
+        commit_rows: int = 8192,
+    ) -> None:
+        self._folder, self._name, self._lengths = folder, name, lengths
+        self._commit_rows = commit_rows
+        self._pending_rows = 0
+        self._lock = FolderLock(folder, owner="column writer")
+        fresh: dict[str, Any] = {
+            "name": name,
+            "dataset": fingerprint,
+            "provenance": dict(provenance),
+            "layout": None,
+            "num_episodes": 0,
+            "complete": False,
+            "file": None,
+        }
+        try:
+            self._about = self._continued(fresh) or fresh
+            self._file = AppendFile(folder / "data.bin", self._about["file"])
+        except DatasetError:
+            # What was begun is damaged: begin again.
+            self._about = fresh
+            self._file = AppendFile(folder / "data.bin")
+        if self._about is fresh:
+            (folder / "column.json").unlink(missing_ok=True)
+        self.num_episodes = int(self._about["num_episodes"])
+
+    def _continued(self, fresh: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            about = json.loads((self._folder / "column.json").read_text())
+            same = all(about[key] == fresh[key] for key in ("dataset", "provenance"))
+        except (OSError, ValueError, KeyError):
+            return None
+        return about if same and about["num_episodes"] > 0 else None
+
+    def add(self, array: np.ndarray) -> None:
+        """Add ``[T + 1, ...]``, a value for each row of the next episode.
+
+        Raises:
+            ValueError: if it does not fit the episode or the values before it.
+        """
+        number, total = self.num_episodes, len(self._lengths)
+        if number >= total:
+            raise ValueError(
+                f"column {self._name!r} has more arrays than the {total} episodes; pass one for each"
+            )
+        length = int(self._lengths[number])
+        if len(array) != length:
+            raise ValueError(
+                f"column {self._name!r} has {len(array)} rows for episode {number} of {length} rows; a row for the"
+                " final observation is part of it"
+            )
+        layout = [array.dtype.newbyteorder("<").str, list(array.shape[1:])]
+        if self._about["layout"] not in (None, layout):
+            raise ValueError(
+                f"column {self._name!r} changes from {self._about['layout']} to {layout} at episode {number}"
+            )
+        self._about["layout"] = layout
+        self._file.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        self.num_episodes += 1
+        self._pending_rows += length
+        if self._pending_rows >= self._commit_rows or self.num_episodes == total:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._about |= {
+            "file": self._file.sync(),
+            "num_episodes": self.num_episodes,
+            "complete": self.num_episodes == len(self._lengths),
+        }
+        text = json.dumps(self._about, indent=2) + "\n"
+        atomic_write_bytes(self._folder / "column.json", text.encode())
+        self._pending_rows = 0
+
+    def finish(self) -> None:
+        """Check that every episode has its values.
+
+        Raises:
+            ValueError: if some have none.
+        """
+        if self.num_episodes < len(self._lengths):
+            raise ValueError(
+                f"column {self._name!r} ends after {self.num_episodes} of {len(self._lengths)} episodes; pass one array"
+                " for each"
+            )
+
+    def close(self) -> None:
+        """Let go of the folder; what is not committed is computed again next time."""
+        self._file.close()
+        self._lock.release()
+
+    def discard(self) -> None:
+        """Remove the column."""
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> ColumnWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Column:
     """A column that belongs to the dataset with ``fingerprint`` (None: to any state of it).
 
+    ``unfinished`` accepts one that is not complete, to look at it.
+
+    Attributes:
+        values: ``[rows, ...]``, mapped into memory.
+        provenance: what made it.
+
     Raises:
-        DatasetError: if it is missing, damaged, of an older state of the dataset or of another provenance.
+        DatasetError: if it is missing, unfinished, damaged, of an older state of the dataset or of another provenance.
     """
 
     def __init__(
-        self, folder: Path, name: str, *, fingerprint: str | None, provenance: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        name: str,
+        *,
+        fingerprint: str | None,
+        provenance: Mapping[str, Any] | None = None,
+        unfinished: bool = False,
     ) -> None:
-        remedy = f"label the dataset again with dataset.write_column({name!r}, ...)"
+        remedy = "annotate the dataset again: recipes/train_teacher.py, or dataset.write_column(...)"
+        where = f"column {name!r} in {str(folder)!r}"
         try:
-            self._manifest = json.loads((folder / "column.json").read_text())
-            stored, made_by = self._manifest["dataset"], self._manifest["provenance"]
+            about = json.loads((folder / "column.json").read_text())
+            stored, made_by, complete = about["dataset"], about["provenance"], about["complete"]
+            dtype, shape = np.dtype(about["layout"][0]), tuple(about["layout"][1])
         except FileNotFoundError:
             raise DatasetError(
                 f"column {name!r} is missing from {str(folder.parent.parent)!r}; {remedy}"
             ) from None
-        except (ValueError, KeyError) as error:
-            raise DatasetError(
-                f"column {name!r} in {str(folder)!r} is damaged ({error!r}); {remedy}"
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{where} is damaged ({error!r}); {remedy}") from error
         if fingerprint is not None and stored != fingerprint:
-            raise DatasetError(
-                f"column {name!r} in {str(folder)!r} is stale: the dataset has changed since it was "
-                f"written; {remedy}"
-            )
+            raise DatasetError(f"{where} is stale: the dataset has changed since it was written; {remedy}")
         for key, value in (provenance or {}).items():
             if made_by.get(key) != value:
                 raise DatasetError(
-                    f"column {name!r} in {str(folder)!r} is stale: it was made with "
-                    f"{key}={made_by.get(key)!r}, {key}={value!r} was asked; {remedy}"
+                    f"{where} is stale: it was made with {key}={made_by.get(key)!r}, {key}={value!r} was asked;"
+                    f" {remedy}"
                 )
+        if not (complete or unfinished):
+            raise DatasetError(f"{where} is unfinished: {about['num_episodes']} episodes are done; {remedy}")
         self.name = name
         self.provenance: dict[str, Any] = made_by
-        check_files(folder, self._manifest["shards"])
-        self._shards = [Shard(folder / shard["file"]) for shard in self._manifest["shards"]]
-        self._folder = folder
+        self._file, self._entry = folder / "data.bin", about["file"]
+        self.values = map_array(self._file, self._entry, dtype, shape)
 
-    def read(self, episode: np.void, start: int, stop: int) -> np.ndarray:
-        """Return rows ``start .. stop - 1`` of an entry of the episode index."""
-        offset = int(episode["offset"])
-        return self._shards[int(episode["shard"])].read(self.name, offset + start, offset + stop)
+    @property
+    def entry(self) -> FileEntry:
+        """Size and hash of the values."""
+        return self._entry
 
     def verify(self) -> None:
-        """Compare the hashes of all files."""
-        verify_files(self._folder, self._manifest["shards"])
+        """Compare the hash of the values.
 
-
-def check_files(folder: Path, shards: list[dict[str, Any]]) -> None:
-    """Check that every listed file is there in full, by its size only.
-
-    Raises:
-        DatasetError: naming the first missing or truncated file.
-    """
-    for shard in shards:
-        file = folder / shard["file"]
-        if not file.is_file():
-            raise DatasetError(f"shard {str(file)!r} is missing; restore it or collect the dataset again")
-        if file.stat().st_size != shard["bytes"]:
-            raise DatasetError(
-                f"shard {str(file)!r} is truncated: it has {file.stat().st_size} of {shard['bytes']} bytes; "
-                "restore it or collect the dataset again"
-            )
-
-
-def verify_files(folder: Path, shards: list[dict[str, Any]]) -> None:
-    """Check size and sha256 of every listed file.
-
-    Raises:
-        DatasetError: naming the first file that differs.
-    """
-    check_files(folder, shards)
-    for shard in shards:
-        file = folder / shard["file"]
-        if file_sha256(file) != shard["sha256"]:
-            raise DatasetError(
-                f"shard {str(file)!r} is damaged (its sha256 differs from the manifest); restore it or "
-                "collect again"
-            )
+        Raises:
+            DatasetError: naming the file if it differs.
+        """
+        verify_file(self._file, self._entry)

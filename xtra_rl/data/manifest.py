@@ -1,9 +1,8 @@
-"""The manifest and the episode index of a trajectory dataset."""
+"""The manifest of a trajectory dataset, and the tables that it commits."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,15 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from xtra_rl.data.shards import DatasetError
+from xtra_rl.data.append_file import DatasetError, FileEntry, check_size
 from xtra_rl.files import atomic_write_bytes
 
 FORMAT = "xtra_rl.trajectories"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EPISODE_DTYPE = np.dtype(
-    [("shard", "<i8"), ("offset", "<i8"), ("length", "<i8"), ("raw_return", "<f8"), ("checkpoint", "<i8")]
+    [
+        ("first_row", "<i8"),
+        ("first_block", "<i8"),
+        ("length", "<i8"),
+        ("raw_return", "<f8"),
+        ("checkpoint", "<i8"),
+    ]
 )
-_PACKAGES = ("xtra_rl", "torch", "torchrl", "tensordict", "numpy", "ale-py", "gymnasium", "zstandard")
+EPISODES, BLOCKS = "episodes.bin", "blocks.bin"
+
+
+def row_file(name: str) -> str:
+    """Name of the file with one value of ``name`` for each row, relative to the dataset."""
+    return f"rows/{name}.bin"
+
+
+_PACKAGES = ("xtra_rl", "torch", "torchrl", "tensordict", "numpy", "ale-py", "gymnasium", "lz4")
 
 
 def package_versions() -> dict[str, str]:
@@ -64,42 +77,38 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     atomic_write_bytes(path / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def write_index(path: Path, episodes: np.ndarray) -> str:
-    """Write ``path/index.npy`` and return the hash of its content."""
-    data = io.BytesIO()
-    np.save(data, episodes, allow_pickle=False)
-    atomic_write_bytes(path / "index.npy", data.getvalue())
-    return hash_index(episodes)
-
-
-def read_index(path: Path, manifest: dict[str, Any]) -> np.ndarray:
-    """Open ``path/index.npy`` memory-mapped and return the episodes that the manifest commits.
+def map_table(
+    path: Path, manifest: dict[str, Any], name: str, dtype: np.dtype, shape: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Map the committed entries of a table of the dataset into memory, ``[n, *shape]``.
 
     Raises:
-        DatasetError: if it is missing or not the one of the manifest.
+        DatasetError: if the file is missing or does not hold what the manifest says.
     """
-    file = path / "index.npy"
-    count = manifest["num_episodes"]
-    try:
-        episodes = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    entry = manifest["files"].get(name)
+    if entry is None:
+        raise DatasetError(f"{str(path / name)!r} is not part of the dataset; make the dataset again")
+    return map_array(path / name, entry, dtype, shape)
+
+
+def map_array(file: Path, entry: FileEntry, dtype: np.dtype, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """Map the committed bytes of a file of equal records into memory, ``[n, *shape]``.
+
+    Writing to the result changes neither the file nor other mappings (torch wants memory that it could write to).
+    """
+    check_size(file, entry)
+    width = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    count, rest = divmod(entry["bytes"], width)
+    if rest:
         raise DatasetError(
-            f"{str(file)!r} is missing or damaged ({error}); restore it or collect again"
-        ) from error
-    # A writer that was killed between index and manifest leaves a longer index: its beginning is still right.
-    if episodes.dtype != EPISODE_DTYPE or hash_index(episodes[:count]) != manifest["index_sha256"]:
-        raise DatasetError(
-            f"{str(file)!r} does not match its manifest; restore it or collect the dataset again"
+            f"{str(file)!r} is damaged: its {entry['bytes']} bytes are not whole records of {width}"
         )
-    return episodes[:count]
-
-
-def hash_index(episodes: np.ndarray) -> str:
-    """Return the sha256 of the episode entries."""
-    return hashlib.sha256(np.ascontiguousarray(episodes).tobytes()).hexdigest()
+    if count == 0:
+        return np.empty((0, *shape), dtype)
+    return np.memmap(file, dtype, "c", shape=(count, *shape))
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
     """Return a hash of everything the dataset contains; it changes when episodes are added."""
-    parts = [manifest["index_sha256"], *(shard["sha256"] for shard in manifest["shards"])]
+    parts = [f"{name} {entry['sha256']}" for name, entry in sorted(manifest["files"].items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

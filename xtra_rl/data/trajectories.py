@@ -1,14 +1,19 @@
 """Datasets of whole episodes on disk: single uint8 frames, losslessly compressed.
 
-A dataset is a folder: ``manifest.json`` (what it is, how it was made, the hash of every shard), ``index.npy``
-(one entry for each episode), ``shards/`` and ``columns/<name>/`` for values computed later. A trajectory of T
-transitions has T + 1 rows, the last being the final observation.
+A dataset is a folder whose ``manifest.json`` says what it is, how it was made, and size and hash of every file::
+
+    episodes.bin, blocks.bin   one entry for each episode and for each block of frames, mapped into memory
+    rows/<key>.bin             action, reward, ... of every row, mapped into memory
+    frames/000000.lz4 ...      frames in compressed blocks
+    columns/<name>/            values computed later, such as a teacher's
+
+A trajectory of T transitions has T + 1 rows, the last being the final observation.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,19 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from xtra_rl.data.buffers import TrajectoryReplayBuffer
-from xtra_rl.data.columns import Column, check_files, verify_files, write_column
-from xtra_rl.data.manifest import fingerprint, read_index, read_manifest
-from xtra_rl.data.shards import DatasetError, Shard
+from xtra_rl.data.append_file import DatasetError, FileEntry, check_size, verify_file
+from xtra_rl.data.columns import Column, ColumnWriter
+from xtra_rl.data.dataset_buffer import DatasetReplayBuffer, small_rows
+from xtra_rl.data.frames import BLOCK_DTYPE, FrameReader
+from xtra_rl.data.manifest import (
+    BLOCKS,
+    EPISODE_DTYPE,
+    EPISODES,
+    fingerprint,
+    map_table,
+    read_manifest,
+    row_file,
+)
 from xtra_rl.data.trajectory_writer import ROW_DTYPES, TrajectoryWriter
 
 __all__ = ["DatasetError", "TrajectoryDataset", "TrajectoryWriter"]
@@ -31,11 +45,15 @@ logger = logging.getLogger(__name__)
 class TrajectoryDataset:
     """Read a dataset that a :class:`TrajectoryWriter` wrote.
 
-    Opening checks the manifest, the index and the size of every shard; reading checks the blocks it touches;
-    :meth:`verify` checks everything.
+    Opening checks the manifest, the size of every file and the hash of the two tables; reading checks the blocks of
+    frames it touches; :meth:`verify` checks everything.
 
     Args:
         path: folder of the dataset.
+
+    Attributes:
+        episodes: ``[E]`` table of episodes with ``first_row``, ``length`` (rows), ``raw_return`` and ``checkpoint``.
+        frames: reads frames by row.
 
     Raises:
         DatasetError: (a ValueError) if the dataset is missing, empty, damaged or of another format version.
@@ -46,9 +64,43 @@ class TrajectoryDataset:
         self.manifest = read_manifest(self.path)
         if self.manifest["num_episodes"] == 0:
             raise DatasetError(f"dataset {str(self.path)!r} is empty; collect at least one episode")
-        self.episodes = read_index(self.path, self.manifest)
-        check_files(self.path / "shards", self.manifest["shards"])
-        self._shards = [Shard(self.path / "shards" / shard["file"]) for shard in self.manifest["shards"]]
+        for name, entry in self.files.items():
+            check_size(self.path / name, entry)
+        for name in (EPISODES, BLOCKS):
+            verify_file(self.path / name, self.files[name])
+        self.episodes = map_table(self.path, self.manifest, EPISODES, EPISODE_DTYPE)
+        layout = {
+            name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in self.manifest["rows"].items()
+        }
+        self._tables = {
+            name: map_table(self.path, self.manifest, row_file(name), dtype, shape)
+            for name, (dtype, shape) in layout.items()
+            if name != "pixels"
+        }
+        self.frames = FrameReader(
+            self.path,
+            [name for name in sorted(self.files) if name.startswith("frames/")],
+            map_table(self.path, self.manifest, BLOCKS, BLOCK_DTYPE),
+            first_row=np.array(self.episodes["first_row"]),
+            first_block=np.array(self.episodes["first_block"]),
+            num_rows=self.num_transitions + self.num_episodes,
+            frame_shape=self.frame_shape,
+        )
+
+    @property
+    def files(self) -> dict[str, FileEntry]:
+        """Size and hash of every file but the manifest and the columns, by name."""
+        return self.manifest["files"]
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all rows without compression."""
+        return int(self.manifest["raw_bytes"])
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk, without columns."""
+        return sum(entry["bytes"] for entry in self.files.values())
 
     @property
     def task(self) -> str:
@@ -78,7 +130,7 @@ class TrajectoryDataset:
     @property
     def num_transitions(self) -> int:
         """Number of transitions; final observations do not count."""
-        return int(self.episodes["length"].sum()) - self.num_episodes
+        return int(self.manifest["num_transitions"])
 
     @property
     def returns(self) -> np.ndarray:
@@ -121,24 +173,25 @@ class TrajectoryDataset:
             raise ValueError(f"rows {start}..{stop} must lie in the {length} rows of episode {episode}")
         if name not in self.row_keys:
             raise ValueError(f"name={name!r} is not stored; the keys are {list(self.row_keys)}")
-        offset = int(entry["offset"])
-        return torch.from_numpy(self._shards[int(entry["shard"])].read(name, offset + start, offset + stop))
+        first = int(entry["first_row"])
+        if name == "pixels":
+            return torch.from_numpy(self.frames.read(first + start, first + stop))
+        return torch.from_numpy(np.array(self._tables[name][first + start : first + stop]))
 
     def episode(self, number: int, *, columns: Sequence[str] = ()) -> TensorDict:
         """Return all rows of an episode, ``[T + 1]``, with columns beside the data added."""
-        opened = {name: self._open_column(name) for name in columns if name not in self.row_keys}
-        return self._episode(number, opened)
+        first, length = int(self.episodes[number]["first_row"]), int(self.episodes[number]["length"])
+        rows = {name: self.read(number, name) for name in self.row_keys}
+        for name in columns:
+            if name not in rows:
+                rows[name] = torch.from_numpy(
+                    np.array(self._open_column(name).values[first : first + length])
+                )
+        return TensorDict(rows, [length])
 
     def __iter__(self) -> Iterator[TensorDict]:
         for number in range(self.num_episodes):
-            yield self._episode(number, {})
-
-    def _episode(self, number: int, columns: Mapping[str, Column]) -> TensorDict:
-        entry = self.episodes[number]
-        length = int(entry["length"])
-        rows = {name: self.read(number, name) for name in self.row_keys}
-        rows |= {name: torch.from_numpy(column.read(entry, 0, length)) for name, column in columns.items()}
-        return TensorDict(rows, [length])
+            yield self.episode(number)
 
     def write_column(
         self, name: str, arrays: Iterable[np.ndarray | Tensor], *, provenance: Mapping[str, Any] | None = None
@@ -153,17 +206,40 @@ class TrajectoryDataset:
         Raises:
             ValueError: if the name is taken by the data or an array does not fit its episode.
         """
+        if (self.path / "columns" / name).is_dir():
+            self.column_writer(name).discard()
+        with self.column_writer(name, provenance=provenance) as writer:
+            try:
+                for array in arrays:
+                    writer.add(np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array))
+                writer.finish()
+            except ValueError:
+                writer.discard()
+                raise
+
+    def column_writer(
+        self, name: str, *, provenance: Mapping[str, Any] | None = None, commit_rows: int = 8192
+    ) -> ColumnWriter:
+        """Begin a column, or continue one that was begun with the same provenance and left unfinished.
+
+        Args:
+            name, provenance: see :meth:`write_column`.
+            commit_rows: rows after which what is written is safe from a kill.
+
+        Raises:
+            ValueError: if the name is taken by the data, or another writer is at work.
+        """
         if name in self.row_keys or not name.isidentifier():
             raise ValueError(
                 f"name={name!r} must be an identifier that is none of the stored keys {self.row_keys}"
             )
-        write_column(
+        return ColumnWriter(
             self.path / "columns" / name,
             name,
-            (np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array) for array in arrays),
-            episodes=self.episodes,
+            lengths=self.episodes["length"],
             fingerprint=self.fingerprint,
             provenance=provenance or {},
+            commit_rows=commit_rows,
         )
 
     def column(self, name: str, *, provenance: Mapping[str, Any] | None = None) -> list[Tensor]:
@@ -174,10 +250,16 @@ class TrajectoryDataset:
             provenance: entries that the column must have been written with.
 
         Raises:
-            DatasetError: naming the column if it is missing, damaged or stale, with what to do.
+            DatasetError: naming the column if it is missing, unfinished, damaged or stale, with what to do.
         """
         column = self._open_column(name, provenance)
-        return [torch.from_numpy(column.read(entry, 0, int(entry["length"]))) for entry in self.episodes]
+        column.verify()
+        return [
+            torch.from_numpy(
+                np.array(column.values[entry["first_row"] : entry["first_row"] + entry["length"]])
+            )
+            for entry in self.episodes
+        ]
 
     def has_column(self, name: str, *, provenance: Mapping[str, Any] | None = None) -> bool:
         """Whether :meth:`column` would find a column that is up to date."""
@@ -187,18 +269,42 @@ class TrajectoryDataset:
             return False
         return True
 
+    def column_names(self) -> list[str]:
+        """Names of the columns beside the data, unfinished and stale ones included."""
+        return sorted(folder.name for folder in (self.path / "columns").glob("*") if folder.is_dir())
+
     def _open_column(self, name: str, provenance: Mapping[str, Any] | None = None) -> Column:
         return Column(self.path / "columns" / name, name, fingerprint=self.fingerprint, provenance=provenance)
 
-    def verify(self) -> None:
-        """Check the hash of every shard and column; columns may be stale.
+    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
+        """Check the hash of every file and of every finished column; columns may be stale.
+
+        Args:
+            on_file: told the name of each file that was checked.
 
         Raises:
-            DatasetError: naming the first file that differs.
+            DatasetError: naming each file that differs.
         """
-        verify_files(self.path / "shards", self.manifest["shards"])
-        for folder in sorted((self.path / "columns").glob("*/column.json")):
-            Column(folder.parent, folder.parent.name, fingerprint=None).verify()
+        checks: dict[str, Callable[[], None]] = {
+            name: lambda name=name, entry=entry: verify_file(self.path / name, entry)  # type: ignore[misc]
+            for name, entry in self.files.items()
+        }
+        for name in self.column_names():
+            folder = self.path / "columns" / name
+            if (folder / "column.json").is_file():
+                checks[f"columns/{name}"] = lambda folder=folder, name=name: Column(  # type: ignore[misc]
+                    folder, name, fingerprint=None, unfinished=True
+                ).verify()
+        found = []
+        for name, check in checks.items():
+            try:
+                check()
+            except DatasetError as error:
+                found.append(str(error))
+            if on_file is not None:
+                on_file(name)
+        if found:
+            raise DatasetError("\n".join(found))
 
     def to_replay_buffer(
         self,
@@ -211,39 +317,41 @@ class TrajectoryDataset:
         beta: float = 0.4,
         seed: int = 0,
         generator: torch.Generator | None = None,
-        scratch_dir: str | Path | None = None,
-        memmap: bool = True,
         reuse_memory: bool = False,
-    ) -> TrajectoryReplayBuffer:
-        """Decompress episodes into a buffer that holds all of them.
+    ) -> DatasetReplayBuffer:
+        """Sample windows of the episodes; frames are decompressed as they are drawn.
 
         Args:
             columns: targets to take along, stored with the rows or beside them.
             provenance: entries that columns beside the rows must have been written with.
-            episodes: numbers of the episodes; None takes all.
-            num_actions, alpha, beta, seed, generator, scratch_dir, memmap, reuse_memory: see
-                :class:`TrajectoryReplayBuffer`.
+            episodes: numbers of the episodes, ascending; None takes all.
+            num_actions, alpha, beta, seed, generator, reuse_memory: see
+                :class:`~xtra_rl.data.buffers.TrajectoryReplayBuffer`.
 
         Raises:
-            DatasetError: if a column is missing or stale, or a shard damaged.
+            DatasetError: if a column is missing or stale, or a row file or column damaged.
         """
-        chosen = list(range(self.num_episodes)) if episodes is None else list(episodes)
-        if not chosen:
+        chosen = np.arange(self.num_episodes) if episodes is None else np.array(sorted(episodes), np.int64)
+        if len(chosen) == 0:
             raise ValueError("episodes is empty; choose at least one")
-        opened = {name: self._open_column(name, provenance) for name in columns if name not in self.row_keys}
-        buffer = TrajectoryReplayBuffer(
-            int(self.episodes["length"][chosen].sum()),
+        tables = {}
+        for name in [*ROW_DTYPES, *columns]:
+            if name in self._tables:
+                verify_file(self.path / row_file(name), self.files[row_file(name)])
+                tables[name] = self._tables[name]
+            elif name != "pixels":
+                column = self._open_column(name, provenance)
+                column.verify()
+                tables[name] = column.values
+        frame_row, lengths = self.episodes["first_row"][chosen], self.episodes["length"][chosen]
+        return DatasetReplayBuffer(
+            small_rows(tables, frame_row, lengths, whole=len(chosen) == self.num_episodes),
+            self.frames,
+            first_row=np.cumsum(lengths) - lengths,
+            frame_row=frame_row,
             num_actions=num_actions,
             alpha=alpha,
             beta=beta,
-            scratch_dir=scratch_dir,
-            memmap=memmap,
+            generator=generator if generator is not None else torch.Generator().manual_seed(seed),
             reuse_memory=reuse_memory,
-            seed=seed,
-            generator=generator,
         )
-        keys = [*ROW_DTYPES, *columns]
-        for number in chosen:
-            buffer.extend_trajectory(self._episode(number, opened).select(*keys))
-        logger.info("loaded %d transitions of %s from %s", buffer.num_transitions, self.task, self.path)
-        return buffer

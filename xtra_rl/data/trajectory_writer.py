@@ -1,4 +1,4 @@
-"""Write datasets of whole episodes, shard by shard."""
+"""Write datasets of whole episodes, one after the other."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import numpy as np
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from xtra_rl.data.append_file import AppendFile, DatasetError, FileEntry
+from xtra_rl.data.frames import BLOCK_DTYPE, CODEC, FRAMES_PER_BLOCK, LEVEL, append_frames, frame_file
 from xtra_rl.data.manifest import (
+    BLOCKS,
     EPISODE_DTYPE,
+    EPISODES,
     FORMAT,
     FORMAT_VERSION,
+    map_table,
     package_versions,
-    read_index,
     read_manifest,
-    write_index,
+    row_file,
     write_manifest,
 )
-from xtra_rl.data.shards import DatasetError, write_shard
-from xtra_rl.files import FolderLock, file_sha256
+from xtra_rl.files import FolderLock
 
 ROW_DTYPES: dict[str, np.dtype] = {
     "pixels": np.dtype("uint8"),
@@ -35,9 +38,9 @@ ROW_DTYPES: dict[str, np.dtype] = {
 class TrajectoryWriter:
     """Create a dataset or continue one.
 
-    Episodes become part of the dataset shard by shard. A killed writer loses at most the episodes of the
-    unfinished shard; the next one continues behind the last finished episode, which :attr:`num_episodes`
-    tells. Leaving the ``with`` block, also by an exception, saves all episodes added.
+    An episode is part of the dataset as soon as :meth:`add_episode` has returned (with ``commit_rows``, as soon as
+    enough of them have). A killed writer loses at most the episode it was writing; the next one cuts off what was half
+    written and continues behind the last whole episode, which :attr:`num_episodes` tells.
 
     Args:
         path: folder of the dataset.
@@ -49,11 +52,12 @@ class TrajectoryWriter:
         env_settings: further settings of the environment, JSON values.
         provenance: what makes the data (agent, configuration, ...), JSON values; kept as a list over all
             writers.
-        shard_rows: rows after which a shard is written; a longer episode makes a shard of its own.
-        level: zstd level.
+        shard_rows: rows after which a new file of frames begins.
+        commit_rows: rows after which the episodes added are committed, which waits for the disk; 1 commits each.
+        level: of LZ4's high compression, 3 to 12; it changes size and writing time, hardly reading.
 
     Raises:
-        ValueError: if another writer is at work, or the dataset there is of another task or settings.
+        ValueError: if another writer is at work, or the dataset there is damaged, of another task or settings.
     """
 
     def __init__(
@@ -67,18 +71,20 @@ class TrajectoryWriter:
         grayscale: bool = False,
         env_settings: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
-        shard_rows: int = 8192,
-        level: int = 3,
+        shard_rows: int = 65_536,
+        commit_rows: int = 1,
+        level: int = LEVEL,
     ) -> None:
         if len(frame_shape) != 3 or min(frame_shape) < 1:
             raise ValueError(f"frame_shape={tuple(frame_shape)} must be (C, H, W)")
-        if shard_rows < 1:
-            raise ValueError(f"shard_rows={shard_rows} must be at least 1")
+        if shard_rows < 1 or commit_rows < 1:
+            raise ValueError(f"shard_rows={shard_rows} and commit_rows={commit_rows} must be at least 1")
         self.path = Path(path)
         self._shard_rows = shard_rows
+        self._commit_rows = commit_rows
         self._level = level
-        self._pending: list[dict[str, np.ndarray]] = []
-        self._pending_entries: list[tuple[int, int, int, float, int]] = []
+        self._files: dict[str, AppendFile] = {}
+        self._pending_rows = 0
         self._lock: FolderLock | None = FolderLock(self.path, owner="trajectory writer")
         env = {
             "frame_shape": [int(size) for size in frame_shape],
@@ -90,52 +96,65 @@ class TrajectoryWriter:
         try:
             self._open(task, env)
         except BaseException:
-            self.close()
+            self._let_go()
             raise
         if provenance and dict(provenance) not in self._manifest["provenance"]:
             self._manifest["provenance"].append(dict(provenance))
             write_manifest(self.path, self._manifest)
 
     def _open(self, task: str, env: dict[str, Any]) -> None:
-        (self.path / "shards").mkdir(exist_ok=True)
         if (self.path / "manifest.json").exists():
             self._manifest = read_manifest(self.path)
-            self._episodes = np.array(read_index(self.path, self._manifest))
             _check_same(
                 self.path, {"task": self._manifest["task"], **self._manifest["env"]}, {"task": task, **env}
             )
-            return
-        self._episodes = np.empty(0, EPISODE_DTYPE)
-        self._manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "task": task,
-            "env": env,
-            "rows": {},
-            "num_episodes": 0,
-            "num_transitions": 0,
-            "index_sha256": write_index(self.path, self._episodes),
-            "shards": [],
-            "provenance": [],
-            "versions": package_versions(),
-        }
-        write_manifest(self.path, self._manifest)
+        else:
+            self._manifest = {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "task": task,
+                "env": env,
+                "codec": CODEC,
+                "rows": {},
+                "num_episodes": 0,
+                "num_transitions": 0,
+                "raw_bytes": 0,
+                "files": {},
+                "provenance": [],
+                "versions": package_versions(),
+            }
+            write_manifest(self.path, self._manifest)
+        committed: dict[str, FileEntry] = self._manifest["files"]
+        self._frame_files = sum(name.startswith("frames/") for name in committed)
+        last = {frame_file(self._frame_files - 1)} if self._frame_files else set()
+        # Finished frame files are not touched again; all others grow.
+        growing = {name for name in committed if not name.startswith("frames/")} | last
+        for name in sorted(growing | {EPISODES, BLOCKS}):
+            self._files[name] = AppendFile(self.path / name, committed.get(name))
+        episodes = map_table(self.path, self._manifest, EPISODES, EPISODE_DTYPE) if committed else ()
+        self._checkpoints: list[int] = [int(entry["checkpoint"]) for entry in episodes]
+        self._num_rows = self._manifest["num_transitions"] + self._manifest["num_episodes"]
+        self._num_blocks = self._files[BLOCKS].size // BLOCK_DTYPE.itemsize
+        # An upper bound, for the last block of an episode is rarely full.
+        blocks = (
+            map_table(self.path, self._manifest, BLOCKS, BLOCK_DTYPE) if last else np.empty(0, BLOCK_DTYPE)
+        )
+        in_last = int((blocks["file"] == self._frame_files - 1).sum())
+        self._file_rows = in_last * FRAMES_PER_BLOCK if last else self._shard_rows
 
     @property
     def num_episodes(self) -> int:
-        """Episodes in the dataset, those of the unfinished shard included."""
-        return len(self._episodes) + len(self._pending)
+        """Episodes in the dataset."""
+        return len(self._checkpoints)
 
     @property
     def num_transitions(self) -> int:
-        """Transitions in the dataset, those of the unfinished shard included."""
-        pending = sum(len(episode["action"]) - 1 for episode in self._pending)
-        return int(self._episodes["length"].sum()) - len(self._episodes) + pending
+        """Transitions in the dataset."""
+        return self._num_rows - self.num_episodes
 
     def count(self, checkpoint: int) -> int:
         """Return how many episodes of a checkpoint there are; the rest is left to collect."""
-        pending = sum(entry[-1] == checkpoint for entry in self._pending_entries)
-        return int((self._episodes["checkpoint"] == checkpoint).sum()) + pending
+        return self._checkpoints.count(checkpoint)
 
     def add_episode(self, rows: Mapping[str, Any] | TensorDictBase, *, checkpoint: int = 0) -> int:
         """Add one whole episode.
@@ -155,14 +174,41 @@ class TrajectoryWriter:
         if self._lock is None:
             raise ValueError("this TrajectoryWriter is closed; open a new one to add episodes")
         episode = self._conform(rows)
-        raw_return = float(episode["reward"].sum(dtype=np.float64))
-        offset = sum(len(other["action"]) for other in self._pending)
-        entry = (len(self._manifest["shards"]), offset, len(episode["action"]), raw_return, checkpoint)
-        self._pending.append(episode)
-        self._pending_entries.append(entry)
-        if offset + len(episode["action"]) >= self._shard_rows:
-            self.flush()
+        try:
+            self._append(episode, checkpoint)
+            if self._pending_rows >= self._commit_rows:
+                self.flush()
+        except BaseException:
+            # The files may hold half an episode now: go back to what is committed.
+            self._let_go()
+            raise
         return self.num_episodes - 1
+
+    def _append(self, episode: dict[str, np.ndarray], checkpoint: int) -> None:
+        length = len(episode["action"])
+        if self._file_rows >= self._shard_rows:
+            name = frame_file(self._frame_files)
+            self._files[name] = AppendFile(self.path / name)
+            self._frame_files, self._file_rows = self._frame_files + 1, 0
+        number = self._frame_files - 1
+        frames = self._files[frame_file(number)]
+        blocks = append_frames(episode["pixels"], frames, number, level=self._level)
+        self._files[BLOCKS].append(blocks.tobytes())
+        for key, array in episode.items():
+            if key != "pixels":
+                if row_file(key) not in self._files:
+                    self._files[row_file(key)] = AppendFile(self.path / row_file(key))
+                little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                self._files[row_file(key)].append(little.tobytes())
+        raw_return = float(episode["reward"].sum(dtype=np.float64))
+        entry = (self._num_rows, self._num_blocks, length, raw_return, checkpoint)
+        self._files[EPISODES].append(np.array([entry], EPISODE_DTYPE).tobytes())
+        self._num_rows += length
+        self._num_blocks += len(blocks)
+        self._file_rows += length
+        self._pending_rows += length
+        self._checkpoints.append(checkpoint)
+        self._manifest["raw_bytes"] += sum(array.nbytes for array in episode.values())
 
     def _conform(self, rows: Mapping[str, Any] | TensorDictBase) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {
@@ -186,38 +232,33 @@ class TrajectoryWriter:
         return arrays
 
     def flush(self) -> None:
-        """Write the episodes added so far as a smaller shard; does nothing when there are none."""
-        if not self._pending:
+        """Commit the episodes added so far; does nothing when there are none."""
+        if not self._pending_rows:
             return
-        file = self.path / "shards" / f"{len(self._manifest['shards']):06d}.shard"
-        names = self._pending[0].keys()
-        arrays = {name: np.concatenate([episode[name] for episode in self._pending]) for name in names}
-        write_shard(file, arrays, level=self._level)
-        shard = {
-            "file": file.name,
-            "sha256": file_sha256(file),
-            "bytes": file.stat().st_size,
-            "raw_bytes": sum(array.nbytes for array in arrays.values()),
-            "rows": len(arrays["action"]),
-            "episodes": len(self._pending),
-        }
-        self._episodes = np.concatenate([self._episodes, np.array(self._pending_entries, EPISODE_DTYPE)])
-        self._pending, self._pending_entries = [], []
-        # Shard, index, manifest: a kill in between leaves files that the manifest does not know, to be
-        # overwritten.
-        self._manifest["shards"].append(shard)
-        self._manifest["index_sha256"] = write_index(self.path, self._episodes)
-        self._manifest["num_episodes"] = len(self._episodes)
+        # Files first, then the manifest: a kill in between leaves bytes that no manifest knows, to be cut off.
+        self._manifest["files"] |= {name: file.sync() for name, file in self._files.items()}
+        self._manifest["num_episodes"] = self.num_episodes
         self._manifest["num_transitions"] = self.num_transitions
         write_manifest(self.path, self._manifest)
+        self._pending_rows = 0
+        growing = frame_file(self._frame_files - 1)
+        for name in [name for name in self._files if name.startswith("frames/") and name != growing]:
+            self._files.pop(name).close()
 
     def close(self) -> None:
-        """Write what is pending and let go of the folder; a second call does nothing."""
+        """Commit what is pending and let go of the folder; a second call does nothing."""
         if self._lock is None:
             return
         try:
             self.flush()
         finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        if self._lock is not None:
             self._lock.release()
             self._lock = None
 
