@@ -1,39 +1,83 @@
 """Offline data of one game: train EfficientZero from scratch, let its checkpoints play, store the episodes.
 
-XTRA (arXiv 2210.10763) appendix F: 12 checkpoints, 64 evaluation episodes from each. Needs no input. Commands:
+XTRA (arXiv 2210.10763) appendix F: 12 checkpoints, 64 evaluation episodes from each. Needs no input. A collection that
+was killed continues: with the checkpoint it was playing, or with the training if that was not over. Commands:
 
     python recipes/collect_offline.py target=phoenix
     python recipes/collect_offline.py target=phoenix scale=laptop artifact_seed=1
+    python recipes/collect_offline.py target=phoenix collect.policy=random     or the path of a trained model
     python recipes/collect_offline.py target=phoenix scale=paper device=cuda
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from xtra_rl.data import TrajectoryWriter
-from xtra_rl.data.collect import collect_episodes
+from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
+from xtra_rl.data.collect import Policy, collect_episodes
+from xtra_rl.data.inspect import returns_by_checkpoint
+from xtra_rl.evaluation.baselines import RandomPolicy
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.loop import train_online
 from xtra_rl.training.progress import progress
-from xtra_rl.training.seeding import derive_seed
+from xtra_rl.training.seeding import derive_seed, make_generator
+
+
+def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]:
+    """Train EfficientZero on ``task``; its checkpoints by env step, saved in ``folder``."""
+    settings = cfg.collect
+    steps = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
+    saved = {step: folder / f"step-{step}" for step in steps}
+    if all(path.is_dir() for path in saved.values()):
+        return saved
+    model = build.world_model(cfg, task, "collect", task)
+    actor, source, learner = build.online(cfg, task, model, "collect")
+    loop = train_online(
+        actor,
+        source,
+        learner,
+        env_steps=settings.env_steps,
+        warmup_steps=settings.warmup_steps,
+        replay_ratio=settings.replay_ratio,
+    )
+    due = list(steps)
+    with progress(settings.env_steps, description=f"collect {task}: train", unit="env step") as bar:
+        for now in loop:
+            actor.planner.set_train_step(now.train_steps)
+            source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
+            bar.update(cfg.num_envs)
+            while due and now.env_steps >= due[0]:
+                build.save(saved[due.pop(0)], cfg, model, "collect", [task])
+    return saved
+
+
+def policies(cfg: DictConfig, task: str, path: Path) -> dict[int, Any]:
+    """What plays, by the checkpoint number that its episodes get: functions that make a policy."""
+    chosen = cfg.collect.policy
+
+    def searching(checkpoint: Path) -> Policy:
+        model, _ = build.load_model(cfg, checkpoint)
+        return build.planner(cfg, model, "collect episodes", task)
+
+    if chosen == "random":
+        return {0: lambda: RandomPolicy(make_generator(cfg.seed, "random episodes", task))}
+    if chosen != "efficientzero":
+        return {0: partial(searching, Path(chosen))}
+    saved = train_collector(cfg, task, path / "collector")
+    return {step: partial(searching, checkpoint) for step, checkpoint in saved.items()}
 
 
 def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
-    """Write the dataset of ``task`` to ``path``, and the last checkpoint beside its shards."""
+    """Write the dataset of ``task`` to ``path``, or continue it; the checkpoints that play stay beside the data."""
     settings = cfg.collect
-    model = build.world_model(cfg, task, "collect", task)
-    actor, source, learner = build.online(cfg, task, model, "collect")
-    player = build.planner(cfg, model, "collect episodes", task)
-    due = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
-    rows = []
-
-    env = common.env_kwargs(cfg)
+    players = policies(cfg, task, path)
     writer = TrajectoryWriter(
         path,
         task,
@@ -49,40 +93,29 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
             **common.plain(settings),
         },
     )
-    loop = train_online(
-        actor,
-        source,
-        learner,
-        env_steps=settings.env_steps,
-        warmup_steps=settings.warmup_steps,
-        replay_ratio=settings.replay_ratio,
-    )
-    with writer, progress(settings.env_steps, description=f"collect {task}", unit="env step") as bar:
-        for now in loop:
-            actor.planner.set_train_step(now.train_steps)
-            source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
-            bar.update(cfg.num_envs)
-            while due and now.env_steps >= due[0]:
-                step = due.pop(0)
-                bar.set_postfix(playing=f"{settings.episodes} episodes")
-                returns = collect_episodes(
-                    player,
-                    task,
-                    writer,
-                    num_episodes=settings.episodes,
-                    max_steps=settings.max_steps,
-                    env_kwargs=env,
-                    seed=derive_seed(cfg.seed, "collect episodes", task, step) % 2**20,
-                    mode=settings.mode,
-                    num_envs=cfg.eval.num_envs,
-                    checkpoint=step,
-                )
-                rows.append(
-                    {"checkpoint": step, "episodes": len(returns), "mean return": sum(returns) / len(returns)}
-                )
-    build.save(path / "collector", cfg, model, "collect", [task])
-    common.say(f"{task}: {writer.num_transitions} transitions in {writer.num_episodes} episodes")
-    common.say(format_table(rows))
+    total = settings.episodes * len(players)
+    with writer, progress(total, description=f"collect {task}: play", unit="episode") as bar:
+        bar.update(writer.num_episodes)
+        for checkpoint, make_policy in players.items():
+            if writer.count(checkpoint) >= settings.episodes:
+                continue
+            bar.set_postfix(checkpoint=checkpoint)
+            collect_episodes(
+                make_policy(),
+                task,
+                writer,
+                num_episodes=settings.episodes,
+                max_steps=settings.max_steps,
+                env_kwargs=common.env_kwargs(cfg),
+                seed=derive_seed(cfg.seed, "collect episodes", task, checkpoint) % 2**20,
+                mode=settings.mode,
+                num_envs=cfg.eval.num_envs,
+                checkpoint=checkpoint,
+                on_episode=lambda score: bar.update(),
+            )
+    dataset = TrajectoryDataset(path)
+    common.say(f"{task}: {dataset.num_transitions} transitions in {dataset.num_episodes} episodes")
+    common.say(format_table(returns_by_checkpoint(dataset)))
 
 
 @hydra.main(config_path="../configs", config_name="collect_offline", version_base="1.3")

@@ -70,6 +70,7 @@ class Inputs:
             given=self._datasets.get(task),
             key=self._key("collect", "num_envs"),
             build=lambda path: collect_offline(self.cfg, task, path),
+            resumable=True,
         )
 
     def teacher(self, task: str) -> Path:

@@ -10,6 +10,7 @@ is collected first if it is missing. Commands:
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import hydra
@@ -57,16 +58,24 @@ def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[s
     model, _ = build.load_model(cfg, teacher)
     planner = build.planner(cfg, model, "annotate", task)
     mask = get_task(task).action_mask.to(common.device_of(cfg))
-    policies, values = [], []
-    for episode in progress(range(data.num_episodes), description=f"annotate {task}", unit="episode"):
-        rows = data.episode(episode).to(common.device_of(cfg))
-        policy, value = teacher_columns(
-            planner, rows, mask, source=cfg.teacher.annotation, frame_stack=cfg.env.frame_stack
-        )
-        policies.append(policy.cpu())
-        values.append(value.cpu())
-    for name, arrays in zip(build.TEACHER_COLUMNS, (policies, values), strict=True):
-        data.write_column(name, arrays, provenance=provenance)
+    with ExitStack() as stack:
+        # A column that an earlier run left unfinished is continued.
+        writers = [
+            stack.enter_context(data.column_writer(name, provenance=provenance))
+            for name in build.TEACHER_COLUMNS
+        ]
+        done = min(writer.num_episodes for writer in writers)
+        with progress(data.num_episodes, description=f"annotate {task}", unit="episode") as bar:
+            bar.update(done)
+            for number in range(done, data.num_episodes):
+                rows = data.episode(number).to(common.device_of(cfg))
+                columns = teacher_columns(
+                    planner, rows, mask, source=cfg.teacher.annotation, frame_stack=cfg.env.frame_stack
+                )
+                for writer, values in zip(writers, columns, strict=True):
+                    if writer.num_episodes == number:
+                        writer.add(values.cpu().numpy())
+                bar.update()
     return provenance
 
 

@@ -28,17 +28,68 @@ def frame_file(number: int) -> str:
     return f"frames/{number:06d}.lz4"
 
 
-def append_frames(frames: np.ndarray, file: AppendFile, number: int, *, level: int = LEVEL) -> np.ndarray:
-    """Compress the frames ``[T, C, H, W]`` of one episode into a frame file.
+class CompressedFrames:
+    """Consecutive frames ``[T, C, H, W]`` of one episode in compressed blocks, added in pieces of any size.
 
-    Returns:
-        table of their blocks, :data:`BLOCK_DTYPE`.
+    An episode that is still being played waits in memory like this, at a few per cent of its size.
+
+    Args:
+        frame_shape: ``(C, H, W)``.
+        level: of LZ4's high compression.
+
+    Example:
+        >>> frames = CompressedFrames((1, 2, 2))
+        >>> for _ in range(20):
+        ...     frames.add(np.zeros((1, 1, 2, 2), np.uint8))
+        >>> frames.shape, len(frames.blocks())
+        ((20, 1, 2, 2), 3)
     """
-    blocks = []
-    for start in range(0, len(frames), FRAMES_PER_BLOCK):
-        raw = np.ascontiguousarray(frames[start : start + FRAMES_PER_BLOCK]).data.cast("B")
-        data = lz4.block.compress(raw, mode="high_compression", compression=level, store_size=False)
-        blocks.append((number, len(data), file.append(data), zlib.crc32(data)))
+
+    dtype = np.dtype("uint8")
+
+    def __init__(self, frame_shape: Sequence[int], *, level: int = LEVEL) -> None:
+        self._frame_shape = tuple(frame_shape)
+        self._level = level
+        self._blocks: list[bytes] = []
+        self._open: list[np.ndarray] = []
+        self._length = 0
+
+    def add(self, frames: np.ndarray) -> None:
+        """Add frames ``[n, C, H, W]`` uint8; they are copied."""
+        self._length += len(frames)
+        while len(frames):
+            room = FRAMES_PER_BLOCK - len(self._open)
+            self._open += list(np.array(frames[:room], order="C"))
+            frames = frames[room:]
+            if len(self._open) == FRAMES_PER_BLOCK:
+                self._blocks.append(self._compress())
+                self._open = []
+
+    def _compress(self) -> bytes:
+        raw = np.stack(self._open).tobytes()
+        return lz4.block.compress(raw, mode="high_compression", compression=self._level, store_size=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(T, C, H, W)``."""
+        return (self._length, *self._frame_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frames without compression."""
+        return self._length * int(np.prod(self._frame_shape))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def blocks(self) -> list[bytes]:
+        """All blocks; each but the last holds :data:`FRAMES_PER_BLOCK` frames."""
+        return [*self._blocks, *([self._compress()] if self._open else [])]
+
+
+def append_frames(frames: CompressedFrames, file: AppendFile, number: int) -> np.ndarray:
+    """Write the frames of one episode to a frame file; returns the table of their blocks, :data:`BLOCK_DTYPE`."""
+    blocks = [(number, len(data), file.append(data), zlib.crc32(data)) for data in frames.blocks()]
     return np.array(blocks, BLOCK_DTYPE)
 
 

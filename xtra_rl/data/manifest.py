@@ -22,6 +22,7 @@ EPISODE_DTYPE = np.dtype(
         ("length", "<i8"),
         ("raw_return", "<f8"),
         ("checkpoint", "<i8"),
+        ("number", "<i8"),
     ]
 )
 EPISODES, BLOCKS = "episodes.bin", "blocks.bin"

@@ -11,7 +11,15 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from xtra_rl.data.append_file import AppendFile, DatasetError, FileEntry
-from xtra_rl.data.frames import BLOCK_DTYPE, CODEC, FRAMES_PER_BLOCK, LEVEL, append_frames, frame_file
+from xtra_rl.data.frames import (
+    BLOCK_DTYPE,
+    CODEC,
+    FRAMES_PER_BLOCK,
+    LEVEL,
+    CompressedFrames,
+    append_frames,
+    frame_file,
+)
 from xtra_rl.data.manifest import (
     BLOCKS,
     EPISODE_DTYPE,
@@ -132,7 +140,10 @@ class TrajectoryWriter:
         for name in sorted(growing | {EPISODES, BLOCKS}):
             self._files[name] = AppendFile(self.path / name, committed.get(name))
         episodes = map_table(self.path, self._manifest, EPISODES, EPISODE_DTYPE) if committed else ()
-        self._checkpoints: list[int] = [int(entry["checkpoint"]) for entry in episodes]
+        self._numbers: dict[int, set[int]] = {}
+        self._num_episodes = 0
+        for entry in episodes:
+            self._note(int(entry["checkpoint"]), int(entry["number"]))
         self._num_rows = self._manifest["num_transitions"] + self._manifest["num_episodes"]
         self._num_blocks = self._files[BLOCKS].size // BLOCK_DTYPE.itemsize
         # An upper bound, for the last block of an episode is rarely full.
@@ -145,7 +156,7 @@ class TrajectoryWriter:
     @property
     def num_episodes(self) -> int:
         """Episodes in the dataset."""
-        return len(self._checkpoints)
+        return self._num_episodes
 
     @property
     def num_transitions(self) -> int:
@@ -154,28 +165,47 @@ class TrajectoryWriter:
 
     def count(self, checkpoint: int) -> int:
         """Return how many episodes of a checkpoint there are; the rest is left to collect."""
-        return self._checkpoints.count(checkpoint)
+        return len(self.numbers(checkpoint))
 
-    def add_episode(self, rows: Mapping[str, Any] | TensorDictBase, *, checkpoint: int = 0) -> int:
+    def numbers(self, checkpoint: int) -> frozenset[int]:
+        """Return which episodes of a checkpoint there are, by the ``number`` they were added with."""
+        return frozenset(self._numbers.get(checkpoint, ()))
+
+    def _note(self, checkpoint: int, number: int) -> None:
+        self._numbers.setdefault(checkpoint, set()).add(number)
+        self._num_episodes += 1
+
+    def add_episode(
+        self, rows: Mapping[str, Any] | TensorDictBase, *, checkpoint: int = 0, number: int | None = None
+    ) -> int:
         """Add one whole episode.
 
         Args:
-            rows: ``[T + 1]`` arrays or tensors: ``pixels [C, H, W]`` uint8, ``action``, ``reward`` (raw),
-                ``terminated``, ``truncated``, and extra columns, which the first episode fixes. The last row
-                is the final observation; its action and reward are ignored.
+            rows: ``[T + 1]`` arrays or tensors: ``pixels [C, H, W]`` uint8 (or :class:`CompressedFrames`),
+                ``action``, ``reward`` (raw), ``terminated``, ``truncated``, and extra columns, which the first
+                episode fixes. The last row is the final observation; its action and reward are ignored.
             checkpoint: number of the agent's checkpoint that played.
+            number: of the episode among those of its checkpoint; the next free one by default.
 
         Returns:
             The number of the episode in the dataset.
 
         Raises:
-            ValueError: if keys, shapes or types do not fit.
+            ValueError: if keys, shapes or types do not fit, or the checkpoint has an episode of that number.
         """
         if self._lock is None:
             raise ValueError("this TrajectoryWriter is closed; open a new one to add episodes")
         episode = self._conform(rows)
+        taken = self.numbers(checkpoint)
+        if number is None:
+            number = max(taken, default=-1) + 1
+        if number in taken:
+            raise ValueError(
+                f"number={number} of checkpoint {checkpoint} is in the dataset already; skip those that"
+                " numbers(checkpoint) gives"
+            )
         try:
-            self._append(episode, checkpoint)
+            self._append(episode, checkpoint, number)
             if self._pending_rows >= self._commit_rows:
                 self.flush()
         except BaseException:
@@ -184,7 +214,7 @@ class TrajectoryWriter:
             raise
         return self.num_episodes - 1
 
-    def _append(self, episode: dict[str, np.ndarray], checkpoint: int) -> None:
+    def _append(self, episode: dict[str, Any], checkpoint: int, episode_number: int) -> None:
         length = len(episode["action"])
         if self._file_rows >= self._shard_rows:
             name = frame_file(self._frame_files)
@@ -192,7 +222,7 @@ class TrajectoryWriter:
             self._frame_files, self._file_rows = self._frame_files + 1, 0
         number = self._frame_files - 1
         frames = self._files[frame_file(number)]
-        blocks = append_frames(episode["pixels"], frames, number, level=self._level)
+        blocks = append_frames(episode["pixels"], frames, number)
         self._files[BLOCKS].append(blocks.tobytes())
         for key, array in episode.items():
             if key != "pixels":
@@ -201,30 +231,33 @@ class TrajectoryWriter:
                 little = array.astype(array.dtype.newbyteorder("<"), copy=False)
                 self._files[row_file(key)].append(little.tobytes())
         raw_return = float(episode["reward"].sum(dtype=np.float64))
-        entry = (self._num_rows, self._num_blocks, length, raw_return, checkpoint)
+        entry = (self._num_rows, self._num_blocks, length, raw_return, checkpoint, episode_number)
         self._files[EPISODES].append(np.array([entry], EPISODE_DTYPE).tobytes())
         self._num_rows += length
         self._num_blocks += len(blocks)
         self._file_rows += length
         self._pending_rows += length
-        self._checkpoints.append(checkpoint)
+        self._note(checkpoint, episode_number)
         self._manifest["raw_bytes"] += sum(array.nbytes for array in episode.values())
 
-    def _conform(self, rows: Mapping[str, Any] | TensorDictBase) -> dict[str, np.ndarray]:
-        arrays: dict[str, np.ndarray] = {
-            name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-            for name, value in rows.items()
-        }
+    def _conform(self, rows: Mapping[str, Any] | TensorDictBase) -> dict[str, Any]:
+        """Copies with the types of the dataset; frames compressed."""
+        arrays: dict[str, Any] = {name: _as_array(value) for name, value in rows.items()}
         missing = sorted(set(ROW_DTYPES) - set(arrays))
         if missing:
             raise ValueError(f"rows lack {missing}; pass {sorted(ROW_DTYPES)} for every row")
         _check_episode(arrays, tuple(self._manifest["env"]["frame_shape"]))
-        # Copies, for the caller may go on using the memory.
+        pixels = arrays.pop("pixels")
+        if not isinstance(pixels, CompressedFrames):
+            frames = CompressedFrames(pixels.shape[1:], level=self._level)
+            frames.add(pixels)
+            pixels = frames
         arrays = {
             name: np.array(array, dtype=ROW_DTYPES.get(name, array.dtype)) for name, array in arrays.items()
         }
         for name in ("action", "reward"):
             arrays[name][-1] = 0
+        arrays["pixels"] = pixels
         layout = {name: [array.dtype.str, list(array.shape[1:])] for name, array in sorted(arrays.items())}
         if self._manifest["rows"] not in ({}, layout):
             raise ValueError(f"rows are {layout}, earlier episodes {self._manifest['rows']}; keep one layout")
@@ -269,6 +302,12 @@ class TrajectoryWriter:
         self.close()
 
 
+def _as_array(value: Any) -> np.ndarray | CompressedFrames:
+    if isinstance(value, CompressedFrames):
+        return value
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
 def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
     for key in sorted({*found, *asked}):
         if found.get(key) != asked.get(key):
@@ -278,8 +317,8 @@ def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
             )
 
 
-def _check_episode(arrays: dict[str, np.ndarray], frame_shape: tuple[int, ...]) -> None:
-    lengths = {name: len(array) for name, array in arrays.items() if array.ndim}
+def _check_episode(arrays: dict[str, Any], frame_shape: tuple[int, ...]) -> None:
+    lengths = {name: len(array) for name, array in arrays.items() if array.shape}
     if len(set(lengths.values())) != 1 or len(lengths) != len(arrays) or lengths["action"] < 2:
         raise ValueError(f"rows have lengths {lengths}; every key needs T + 1 rows with T at least 1")
     pixels = arrays["pixels"]

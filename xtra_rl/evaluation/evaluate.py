@@ -13,6 +13,8 @@ from torch import nn
 from torchrl.envs.common import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from xtra_rl.envs.lockstep import act_unfinished
+
 EvaluationMode = Literal["greedy", "sampled"]
 Policy = Callable[[TensorDictBase], TensorDictBase]
 
@@ -136,7 +138,7 @@ def _play(
     step = 0
     while True:
         step += 1
-        transition, td = env.step_and_maybe_reset(_act(policy, td, active))
+        transition, td = env.step_and_maybe_reset(act_unfinished(policy, td, active))
         after = transition["next"]
         done = after["done"].reshape(num_envs).cpu()
         returns += torch.where(active, after["reward"].reshape(num_envs).double().cpu(), 0.0)
@@ -154,20 +156,6 @@ def _play(
         active = still_active
         if not bool(active.any()):
             return returns, lengths, truncated
-
-
-def _act(policy: Policy, td: TensorDictBase, active: torch.Tensor) -> TensorDictBase:
-    """Ask the policy only for the unfinished episodes; a search for the others would be wasted.
-
-    A finished environment repeats the row, and so the action, of the first unfinished one: any legal action
-    will do, its rewards are not counted.
-    """
-    if bool(active.all()):
-        return policy(td)
-    rows = active.nonzero().squeeze(-1)
-    source = torch.zeros(len(active), dtype=torch.int64)
-    source[rows] = torch.arange(len(rows))
-    return policy(td[rows])[source]
 
 
 class _Recorder:

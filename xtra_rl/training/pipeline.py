@@ -68,6 +68,7 @@ class Pipeline:
         key: Mapping[str, Any],
         build: Callable[[Path], None],
         announce: Callable[[str], None],
+        resumable: bool = False,
     ) -> Path:
         """Path of an artifact that exists when this returns.
 
@@ -78,6 +79,7 @@ class Pipeline:
             key: all settings that make the artifact, plain values.
             build: called with an empty folder to fill, only if no finished artifact has this key.
             announce: called with one sentence: what is used or built, and why.
+            resumable: ``build`` can go on with a folder that an earlier call left half filled.
 
         Raises:
             ValueError: if ``given`` does not exist or is another kind of artifact.
@@ -88,7 +90,9 @@ class Pipeline:
             path = _check_given(kind, name, Path(given))
             announce(f"{kind} {name}: using {path}")
         else:
-            path = self._find_or_build(kind, name, to_plain({"scale": self.scale, **key}), build, announce)
+            path = self._find_or_build(
+                kind, name, to_plain({"scale": self.scale, **key}), build, announce, resumable
+            )
         self.resolved.append(Artifact(kind, name, path))
         return path
 
@@ -104,6 +108,7 @@ class Pipeline:
         key: dict[str, Any],
         build: Callable[[Path], None],
         announce: Callable[[str], None],
+        resumable: bool,
     ) -> Path:
         path = self.path_of(kind, name, key)
         if _is_complete(path, key):
@@ -119,17 +124,24 @@ class Pipeline:
             if _is_complete(path, key):
                 announce(f"{kind} {name}: reusing {path}, which another process has just built")
                 return path
-            announce(f"{kind} {name}: building it at scale {self.scale}, because {_reason(path, name, key)}")
             temporary = path.with_name(f".{path.name}.building")
             # This process holds the lock, so what is there was left by a build that was killed.
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
+            if not resumable:
+                shutil.rmtree(temporary, ignore_errors=True)
+            if temporary.exists():
+                announce(f"{kind} {name}: continuing the build that was left in {temporary}")
+            else:
+                announce(
+                    f"{kind} {name}: building it at scale {self.scale}, because {_reason(path, name, key)}"
+                )
+                temporary.mkdir()
             try:
                 build(temporary)
                 write_json(temporary / DESCRIPTION, {"kind": kind, "name": name, "key": key})
                 os.replace(temporary, path)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                if not resumable:
+                    shutil.rmtree(temporary, ignore_errors=True)
         return path
 
 
