@@ -102,6 +102,15 @@ def reanalyze_targets(
     )
 
 
+def offline_reanalyze_targets(
+    cfg: DictConfig, target: LaggingTarget, task: str, *names: str
+) -> ReanalyzeTargets:
+    """Targets of a stored dataset that is learnt by reanalysis alone; its data has no age."""
+    return reanalyze_targets(
+        cfg, target, task, *names, policy_ratio=cfg.teacher.policy_ratio, age_interval=None
+    )
+
+
 def teacher_targets(cfg: DictConfig, model: WorldModel) -> TeacherTargets:
     """Targets of annotated offline data."""
     return TeacherTargets(

@@ -1,41 +1,48 @@
 """A student of several games, distilled from one teacher per game.
 
 XTRA (arXiv 2210.10763) section 3.1, stage 1b: uniform over tasks; the targets are the teachers' policies and n-step
-values bootstrapped from the teachers. Datasets and teachers are made first if they are missing. Commands:
+values bootstrapped from the teachers. Datasets and teachers are made first if they are missing. With
+distill.targets=reanalyze there are no teachers: the student reanalyses the data of all games itself, the multi-game
+offline reinforcement learning that the paper's appendix C compares with. Commands:
 
     python recipes/distill.py target=alien task_set=maze          every maze but the target
-    python recipes/distill.py cross_tasks=[carnival,phoenix]
-    python recipes/distill.py task_set=diverse8 num_cross_tasks=8 scale=paper device=cuda
+    python recipes/distill.py task_set=diverse8 scale=paper device=cuda
+    python recipes/distill.py cross_tasks=[carnival,phoenix] distill.targets=reanalyze
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from xtra_rl.data import MultiTaskReplayBuffer, even_quotas
+from xtra_rl.objectives import LaggingTarget
 from xtra_rl.recipes import build, common
-from xtra_rl.recipes.inputs import Inputs
-from xtra_rl.training.batches import BatchSource
+from xtra_rl.recipes.inputs import Annotated, Inputs
+from xtra_rl.training.batches import BatchSource, Targets
 from xtra_rl.training.loop import train_offline
 from xtra_rl.training.progress import progress
 
 
-def distill(cfg: DictConfig, datasets: dict[str, tuple[Path, dict[str, Any]]], path: Path) -> None:
-    """Train on annotated datasets, given with the provenance of their annotation, and write the student to ``path``."""
+def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
+    """Train on datasets, given with the provenance of their annotation if any; write the student to ``path``."""
     tasks = list(datasets)
-    buffers = build.annotated_buffers(cfg, datasets)
     model = build.world_model(cfg, tasks[0], "student")
+    targets: dict[str, Targets]
+    if cfg.distill.targets == "teacher":
+        buffers = build.annotated_buffers(cfg, datasets)
+        target, targets = None, dict.fromkeys(tasks, build.teacher_targets(cfg, model))
+    else:
+        buffers = {
+            task: build.offline_buffer(cfg, data, task, columns=()) for task, (data, _) in datasets.items()
+        }
+        target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
+        targets = {task: build.offline_reanalyze_targets(cfg, target, task, "student") for task in tasks}
     quotas = even_quotas(tasks, cfg.batch_size)
-    source = BatchSource(
-        MultiTaskReplayBuffer(buffers, quotas),
-        dict.fromkeys(tasks, build.teacher_targets(cfg, model)),
-        device=common.device_of(cfg),
-    )
-    learner = build.learner(cfg, model, tasks, "student", reduction="mean")
+    source = BatchSource(MultiTaskReplayBuffer(buffers, quotas), targets, device=common.device_of(cfg))
+    learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean")
 
     loop = train_offline(source, learner, train_steps=cfg.distill.train_steps)
     with progress(cfg.distill.train_steps, description=f"distil {'+'.join(tasks)}", unit="train step") as bar:

@@ -13,6 +13,9 @@ from xtra_rl.recipes import common
 from xtra_rl.training.checkpoint import load_model_weights
 from xtra_rl.training.pipeline import ArtifactKind, Pipeline
 
+Annotated = dict[str, tuple[Path, dict[str, Any]]]
+"""Datasets by task, with the provenance of their annotation; empty where there is none."""
+
 #: What decides an artifact, by stage: a change of any of these keys makes a new one.
 SHARED_KEYS = (
     "seed",
@@ -101,16 +104,23 @@ class Inputs:
         """Student of the cross tasks."""
         from xtra_rl.recipes.distill import distill
 
+        if self.cfg.distill.targets not in ("teacher", "reanalyze"):
+            raise ValueError(
+                f"distill.targets is {self.cfg.distill.targets!r}; expected teacher or reanalyze"
+            )
         given, tasks = self.cfg.student, common.cross_tasks_of(self.cfg)
-        datasets = {} if given else {task: self.annotated(task) for task in tasks}
+        annotated = self.cfg.distill.targets == "teacher"
+        datasets: Annotated = {}
+        if not given:
+            datasets = {
+                task: self.annotated(task) if annotated else (self.dataset(task), {}) for task in tasks
+            }
+        made_from = {task: provenance or path.name for task, (path, provenance) in datasets.items()}
         return self._resolve(
             "student",
             "+".join(tasks),
             given=given,
-            key=self._key(
-                "distill",
-                "teacher_targets",
-                teachers={task: provenance for task, (_, provenance) in datasets.items()},
-            ),
+            key=self._key("distill", "teacher_targets", teachers=made_from)
+            | ({} if annotated else {"policy_ratio": self.cfg.teacher.policy_ratio}),
             build=lambda path: distill(self.cfg, datasets, path),
         )

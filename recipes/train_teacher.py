@@ -33,9 +33,7 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     replay = build.offline_buffer(cfg, dataset, task, columns=())
     model = build.world_model(cfg, task, "teacher", task)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
-    targets = build.reanalyze_targets(
-        cfg, target, task, "teacher", policy_ratio=cfg.teacher.policy_ratio, age_interval=None
-    )
+    targets = build.offline_reanalyze_targets(cfg, target, task, "teacher")
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
     source = BatchSource(buffers, {task: targets}, device=common.device_of(cfg))
     learner = build.learner(cfg, model, [task], "teacher", target=target)

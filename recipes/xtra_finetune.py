@@ -24,13 +24,11 @@ from omegaconf import DictConfig
 from xtra_rl.models import WorldModel
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.finish import already_finished, finish, summarise
-from xtra_rl.recipes.inputs import Inputs
+from xtra_rl.recipes.inputs import Annotated, Inputs
 from xtra_rl.training.loop import Stopwatch, scalars, train_online
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.transfer import TaskWeightScheduler, freeze_components, transfer_components
-
-Annotated = dict[str, tuple[Path, dict[str, Any]]]
 
 
 def gather_inputs(cfg: DictConfig) -> tuple[Path | None, Annotated]:

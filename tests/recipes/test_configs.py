@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from xtra_rl.recipes import build, common
@@ -89,13 +90,49 @@ def test_cross_tasks_leave_the_target_out(config):
     assert common.cross_tasks_of(listed) == ["ms_pacman", "phoenix"]
 
 
+def test_every_set_of_the_paper_is_a_config(config):
+    def tasks(*overrides):
+        return common.cross_tasks_of(config("distill", "scale=paper", *overrides))
+
+    mazes = ["alien", "amidar", "bank_heist", "ms_pacman", "wizard_of_wor"]
+    shooters = ["assault", "carnival", "centipede", "demon_attack", "phoenix"]
+    for names in (mazes, shooters):
+        for target in names:
+            chosen = tasks(f"target={target}", f"task_set={'maze' if names is mazes else 'shooter'}")
+            assert sorted([*chosen, target]) == names
+    assert set(tasks("target=assault", "task_set=four_mazes")) < set(mazes)
+    diverse = {n: tasks(f"task_set=diverse{n}") for n in (8, 4, 2)}
+    assert sorted(diverse[8]) == sorted(
+        [
+            "carnival",
+            "centipede",
+            "phoenix",
+            "pooyan",
+            "riverraid",
+            "video_pinball",
+            "wizard_of_wor",
+            "yars_revenge",
+        ]
+    )
+    assert sorted(diverse[4]) == ["phoenix", "video_pinball", "wizard_of_wor", "yars_revenge"]
+    assert sorted(diverse[2]) == ["phoenix", "video_pinball"]
+    # A set of eight means eight at every scale; the category's default size is the scale's.
+    quick = config("distill", "scale=quick", "task_set=diverse8")
+    assert len(common.cross_tasks_of(quick)) == 8
+    assert len(common.cross_tasks_of(config("distill", "scale=quick"))) == 2
+
+
+def test_an_unknown_task_set_is_answered_with_those_there_are(config):
+    with pytest.raises(MissingConfigException, match=r"task_set/mazes(?s:.)*diverse8"):
+        config("distill", "task_set=mazes")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("cross_tasks=[alien]", "without target 'alien'"),
         ("cross_tasks=[phoenix,phoenix]", "each once"),
         ("target=alein", "alien"),
-        ("task_set=mazes", "maze"),
     ],
 )
 def test_impossible_task_choices_are_named(config, override, message):
