@@ -178,6 +178,16 @@ class TrajectoryDataset:
             return torch.from_numpy(self.frames.read(first + start, first + stop))
         return torch.from_numpy(np.array(self._tables[name][first + start : first + stop]))
 
+    def table(self, name: str) -> np.ndarray:
+        """One key of all rows of the dataset, ``[rows, ...]``, mapped into memory; frames are read by ``frames``.
+
+        Raises:
+            ValueError: if the key is not stored.
+        """
+        if name not in self._tables:
+            raise ValueError(f"name={name!r} is not a table; the tables are {sorted(self._tables)}")
+        return self._tables[name]
+
     def episode(self, number: int, *, columns: Sequence[str] = ()) -> TensorDict:
         """Return all rows of an episode, ``[T + 1]``, with columns beside the data added."""
         first, length = int(self.episodes[number]["first_row"]), int(self.episodes[number]["length"])
@@ -268,6 +278,10 @@ class TrajectoryDataset:
         except DatasetError:
             return False
         return True
+
+    def column_provenance(self, name: str) -> dict[str, Any]:
+        """What made a column that is up to date; raises as :meth:`column`."""
+        return self._open_column(name).provenance
 
     def column_names(self) -> list[str]:
         """Names of the columns beside the data, unfinished and stale ones included."""

@@ -1,0 +1,86 @@
+"""Command line of the datasets: ``python -m xtra_rl.data --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xtra_rl.data.trajectories import TrajectoryDataset
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    top = argparse.ArgumentParser(prog="python -m xtra_rl.data", description="Look at offline datasets.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    inspect = commands.add_parser(
+        "inspect",
+        help="print what datasets hold; check their hashes; draw sample frames",
+        description="Print games, episodes, transitions, returns by checkpoint, actions, sizes and provenance.",
+    )
+    inspect.add_argument(
+        "path", metavar="PATH", help="a dataset, or a folder of datasets such as artifacts/datasets"
+    )
+    inspect.add_argument(
+        "--verify", action="store_true", help="compare the sha256 of every file with the manifest's"
+    )
+    inspect.add_argument(
+        "--sheet", metavar="FILE", help="write a picture (PNG) with a row of sample frames per dataset"
+    )
+    inspect.add_argument("--frames", type=int, default=8, help="pictures in a row of the sheet (default 8)")
+    return top
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    """``inspect``: exit status 0, or 1 if something is damaged."""
+    from xtra_rl.data.append_file import DatasetError
+    from xtra_rl.data.inspect import describe, find_datasets, frame_sheet, summary_rows
+    from xtra_rl.data.trajectories import TrajectoryDataset
+    from xtra_rl.evaluation.report import format_table
+
+    datasets, problems = [], []
+    for path in find_datasets(arguments.path):
+        try:
+            datasets.append(TrajectoryDataset(path))
+        except DatasetError as error:
+            problems.append(str(error))
+    print("\n\n".join(describe(dataset) for dataset in datasets))
+    if len(datasets) > 1:
+        print("\nall datasets\n" + format_table(summary_rows(datasets)))
+    if arguments.verify:
+        problems += [problem for dataset in datasets for problem in _verify(dataset)]
+    if arguments.sheet and datasets:
+        print(f"picture {frame_sheet(datasets, arguments.sheet, frames=arguments.frames)}")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _verify(dataset: TrajectoryDataset) -> list[str]:
+    """Check all hashes of a dataset with a progress bar; returns what is wrong."""
+    from xtra_rl.data.append_file import DatasetError
+    from xtra_rl.training.progress import progress
+
+    with progress(len(dataset.files), description=f"verify {dataset.task}", unit="file") as bar:
+        try:
+            dataset.verify(lambda name: bar.update())
+        except DatasetError as error:
+            return str(error).splitlines()
+    print(f"{dataset.path}: every hash is right")
+    return []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return {"inspect": run_inspect}[arguments.command](arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
