@@ -186,6 +186,16 @@ def throughput(watch: Stopwatch, train_steps: int) -> dict[str, float]:
     }
 
 
+def say_where_time_went(watch: Stopwatch, train_steps: int) -> None:
+    """A line with the milliseconds of a training step by phase; ``data`` is what the learner waited for data."""
+    seconds = watch.read()
+    total = max(sum(seconds.values()), 1e-9)
+    parts = [
+        f"{phase} {1e3 * s / train_steps:.1f} ms ({100 * s / total:.1f} %)" for phase, s in seconds.items()
+    ]
+    say(f"a training step: {', '.join(parts)}")
+
+
 def stop_on_bad_loss(
     loop: Iterator[Iteration], run: RunDirectory, save: Callable[[Path], Path]
 ) -> Iterator[Iteration]:

@@ -11,7 +11,7 @@ from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
 from xtra_rl.data.collect import collect_episodes
 from xtra_rl.evaluation.baselines import RandomPolicy
 from xtra_rl.recipes import build, common
-from xtra_rl.training.loop import scalars
+from xtra_rl.training.loop import Stopwatch, scalars
 from xtra_rl.transfer import TaskWeightScheduler
 
 CROSS_TASKS = ("amidar", "bank_heist", "ms_pacman", "wizard_of_wor")
@@ -19,7 +19,7 @@ CROSS_TASKS = ("amidar", "bank_heist", "ms_pacman", "wizard_of_wor")
 
 def annotated_dataset(cfg, task, path):
     """Real RGB frames of random play, annotated with a uniform teacher."""
-    with TrajectoryWriter(path, task, frame_shape=(3, 96, 96)) as writer:
+    with TrajectoryWriter(path, task, frame_shape=common.frame_shape(cfg)) as writer:
         policy = RandomPolicy(torch.Generator().manual_seed(0))
         collect_episodes(
             policy, task, writer, num_episodes=1, max_steps=100, env_kwargs=common.env_kwargs(cfg)
@@ -45,8 +45,10 @@ def test_true_optimiser_steps_at_the_published_sizes(config, tmp_path):
     assert actor.planner.num_simulations == 50
 
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    watch = Stopwatch()
     for step in range(2):
-        batch = source.sample()
+        windows = watch.time("data", source.draw)
+        batch = watch.time("step", lambda: source.build(windows))  # noqa: B023
         assert batch.shape == (512,)
         assert torch.bincount(batch["task_id"]).tolist() == [256, 64, 64, 64, 64]
         assert batch["pixels"].shape == (512, 9, 3, 96, 96)
@@ -54,11 +56,14 @@ def test_true_optimiser_steps_at_the_published_sizes(config, tmp_path):
         assert batch["value_target"].shape == (512, 6)
         mass = batch["policy_target"].sum(-1)[batch["policy_mask"]]
         torch.testing.assert_close(mass, torch.ones_like(mass), rtol=1e-4, atol=1e-4)
-        metrics = scalars(learner.step(batch))
+        metrics = scalars(watch.time("step", lambda: learner.step(batch)))  # noqa: B023
         source.update_priority(batch)
         assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
         # The second step lies in a measuring window: five backward passes over the shared forward.
         assert sum(name.startswith("grad_cos/") for name in metrics) == (4 if step == 1 else 0)
+    seconds = watch.read()
+    print(f"of {sum(seconds.values()):.1f} s the learner waited {seconds['data']:.2f} s for data")
+    assert seconds["data"] < 0.05 * sum(seconds.values())
     # Step 0 has learning rate 0, step 1 a thousandth of 0.2.
     assert metrics["train/lr"] == pytest.approx(0.2 / 1000)
     moved = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]

@@ -20,6 +20,7 @@ from gridworld import make_gridworld
 from xtra_rl.envs import register_task, unregister_task
 from xtra_rl.evaluation.figures import read_metrics
 from xtra_rl.recipes import build, common
+from xtra_rl.recipes.compare_offline import compare_offline
 from xtra_rl.recipes.distill import distill
 from xtra_rl.recipes.evaluate import evaluate
 from xtra_rl.recipes.inputs import Inputs
@@ -375,3 +376,31 @@ def test_distillation_alone_gives_a_model_directory(first_run, reuse, tmp_path):
     )
     config = json.loads((tmp_path / "student" / "config.json").read_text())
     assert "amidar" in json.dumps(config)
+
+
+def test_student_is_compared_with_its_teachers_and_with_multi_game_offline_rl(reuse, first_run, capsys):
+    def students():
+        return {path for path in (first_run.folder / "artifacts" / "students").iterdir() if path.is_dir()}
+
+    before = students()
+    cfg = reuse(*SHORT, "eval.baselines=[random]", recipe="compare_offline")
+    run = compare_offline(cfg)
+    text = capsys.readouterr().out
+    assert f"student amidar+bank_heist: reusing {first_run.folder}" in text
+    with open(run / "scores.csv", newline="") as file:
+        scores = list(csv.DictReader(file))
+    agents = {
+        "data, last checkpoint": 2,
+        "random": 1,
+        "teacher": 1,
+        "student (distilled)": 1,
+        "multi-game offline RL": 1,
+    }
+    for task in ("amidar", "bank_heist"):
+        found = [row["agent"] for row in scores if row["task"] == task]
+        assert {agent: found.count(agent) for agent in agents} == agents
+    for name in agents:
+        assert name in text
+    assert (run / "figures" / "students_and_teachers.png").stat().st_size > 2000
+    # The alternative is a student of its own, made without teachers.
+    assert len(students() - before) == 1

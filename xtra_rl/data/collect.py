@@ -128,15 +128,10 @@ def _play(
         outcome = stepped["next"].cpu()
         reward, terminated = outcome["reward"].squeeze(-1), outcome["terminated"].squeeze(-1)
         done = outcome["done"].squeeze(-1) | (step + 1 == max_steps)
-        truncated = done & ~terminated
+        row = {"action": current["action"], "reward": reward, "terminated": terminated}
+        plain = {name: values.tolist() for name, values in (row | {"truncated": done & ~terminated}).items()}
         for i in active.nonzero().squeeze(-1).tolist():
-            episodes[i].add(
-                frames[i],
-                action=int(current["action"][i]),
-                reward=float(reward[i]),
-                terminated=bool(terminated[i]),
-                truncated=bool(truncated[i]),
-            )
+            episodes[i].add(frames[i], **{name: values[i] for name, values in plain.items()})
             if done[i]:
                 on_end(i, episodes.pop(i).rows(outcome["pixels"][i].numpy()))
         active &= ~done

@@ -63,16 +63,22 @@ class BatchSource:
         self.bootstrap_steps = max(targets[task].bootstrap_steps for task in buffers.tasks)
         self.device = torch.device(device)
 
-    def sample(self) -> TensorDict:
-        """Next batch ``[B]``, tasks in the order of the buffers."""
-        windows = self.buffers.sample_windows(
+    def draw(self) -> dict[str, TensorDict]:
+        """Read the windows of the next batch, by task."""
+        return self.buffers.sample_windows(
             unroll_steps=self.unroll_steps,
             bootstrap_steps=self.bootstrap_steps,
             frame_stack=self.frame_stack,
             bootstrap_pixels={task: self.targets[task].bootstrap_pixels for task in self.buffers.tasks},
         )
-        parts = [self.targets[task](part.to(self.device)) for task, part in windows.items()]
-        return torch.cat(parts)
+
+    def build(self, windows: Mapping[str, TensorDict]) -> TensorDict:
+        """Targets of drawn windows, joined to a batch ``[B]`` with tasks in the order of the buffers."""
+        return torch.cat([self.targets[task](part.to(self.device)) for task, part in windows.items()])
+
+    def sample(self) -> TensorDict:
+        """Next batch ``[B]``: :meth:`draw`, then :meth:`build`."""
+        return self.build(self.draw())
 
     def update_priority(self, batch: TensorDictBase) -> None:
         """Give the new priorities of a trained batch back to the buffers they came from."""

@@ -40,7 +40,11 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Seconds by phase since the last reading."""
+    """Seconds by phase since the last reading.
+
+    The phases of a training loop are ``act``, ``data`` (windows read from replay), ``targets`` (reanalysis) and
+    ``learn``.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
@@ -61,7 +65,8 @@ class Stopwatch:
 
 def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str, Tensor | float]:
     """Draw a batch, train on it, hand its priorities back."""
-    batch = watch.time("targets", source.sample)
+    windows = watch.time("data", source.draw)
+    batch = watch.time("targets", lambda: source.build(windows))
     metrics = watch.time("learn", lambda: learner.step(batch))
     source.update_priority(batch)
     return metrics

@@ -1,0 +1,80 @@
+"""Agents side by side: a panel for each game, a bar for each agent, every episode in sight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xtra_rl.evaluation.figures import COLOURS, new_figure, styled
+
+
+def bootstrap_interval(
+    scores: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of independent scores.
+
+    Args:
+        scores: at least one.
+        level: coverage.
+        draws: resamples.
+        seed: of the resamples.
+    """
+    values = np.asarray(scores, np.float64)
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@styled
+def agent_bars(
+    scores: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, scale: str, seed: int
+) -> Path:
+    """Draw mean returns with 95 % bootstrap intervals over episodes; points are episodes.
+
+    Args:
+        scores: rows with ``task``, ``agent``, ``mode`` and ``return``, one for each episode.
+        path: of the PNG.
+        scale, seed: for the title.
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in scores))
+    agents = list(dict.fromkeys((row["agent"], row["mode"]) for row in scores))
+    figure = new_figure(3.2 * len(tasks) + 1.6, 0.3 * len(agents) + 1.3)
+    panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+    rng = np.random.default_rng(0)
+    for axes, task in zip(panels, tasks, strict=True):
+        for place, (agent, mode) in enumerate(agents):
+            chosen = [
+                float(row["return"])
+                for row in scores
+                if (row["task"], row["agent"], row["mode"]) == (task, agent, mode)
+            ]
+            if not chosen:
+                continue
+            names = list(dict.fromkeys(name for name, _ in agents))
+            colour = COLOURS[names.index(agent) % len(COLOURS)]
+            axes.barh(place, np.mean(chosen), color=colour, alpha=0.45, height=0.7)
+            if len(chosen) > 1:
+                low, high = bootstrap_interval(chosen)
+                axes.plot([low, high], [place, place], color=colour, linewidth=2)
+                spread = place + rng.uniform(-0.25, 0.25, len(chosen))
+                axes.plot(chosen, spread, ".", color=colour, markersize=2.5, alpha=0.6)
+        axes.set_title(task.replace("_", " "), fontsize=9)
+        axes.set_xlabel("return of an episode")
+        axes.grid(axis="y", visible=False)
+    panels[0].set_yticks(
+        range(len(agents)), [f"{agent}{f', {mode}' if mode else ''}" for agent, mode in agents]
+    )
+    panels[0].invert_yaxis()
+    title = (
+        f"Students, teachers and their data (scale {scale}, seed {seed}); bars: means, lines: 95 % intervals"
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
