@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
-    top = argparse.ArgumentParser(prog="python -m xtra_rl.data", description="Look at offline datasets.")
+    top = argparse.ArgumentParser(
+        prog="python -m xtra_rl.data", description="Look at offline datasets and measure them."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = commands.add_parser(
         "inspect",
@@ -30,6 +32,16 @@ def parser() -> argparse.ArgumentParser:
         "--sheet", metavar="FILE", help="write a picture (PNG) with a row of sample frames per dataset"
     )
     inspect.add_argument("--frames", type=int, default=8, help="pictures in a row of the sheet (default 8)")
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="measure codecs and window reads on real frames",
+        description="Record eight games (96x96 RGB, random play), then compare codecs, stores and memory.",
+    )
+    benchmark.add_argument(
+        "--out", default="results/data", help="folder of the tables (default results/data)"
+    )
+    benchmark.add_argument("--work", required=True, help="folder for the recorded frames: about 7 GB, kept")
+    benchmark.add_argument("--frames", type=int, default=26_000, help="frames per game (default 26000)")
     return top
 
 
@@ -58,6 +70,29 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def run_benchmark(arguments: argparse.Namespace) -> int:
+    """``benchmark``: writes codecs.csv, windows.csv and memory.csv, and prints them."""
+    from pathlib import Path
+
+    import torch
+
+    from xtra_rl.data import benchmark
+    from xtra_rl.evaluation.report import format_table
+
+    torch.set_num_threads(1)
+    work = Path(arguments.work)
+    datasets = benchmark.record(work / "datasets", arguments.frames)
+    tables = {"memory": [benchmark.memory_of_sampling(datasets, 100)]}
+    samples = {dataset.task: dataset.frames.read(0, 2000) for dataset in datasets}
+    tables["codecs"] = benchmark.compare_codecs(samples)
+    readers = benchmark.WindowReaders(datasets, work / "others")
+    tables["windows"] = benchmark.compare_stores(readers, warm_rounds=40, cold_rounds=5)
+    for name, rows in tables.items():
+        benchmark.write_csv(Path(arguments.out) / f"{name}.csv", rows)
+        print(f"\n{name}\n{format_table(rows)}")
+    return 0
+
+
 def _verify(dataset: TrajectoryDataset) -> list[str]:
     """Check all hashes of a dataset with a progress bar; returns what is wrong."""
     from xtra_rl.data.append_file import DatasetError
@@ -76,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = parser().parse_args(argv)
     try:
-        return {"inspect": run_inspect}[arguments.command](arguments)
+        return {"inspect": run_inspect, "benchmark": run_benchmark}[arguments.command](arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
