@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
 from xtra_rl.envs import TaskSpec, get_task, make_env
 from xtra_rl.evaluation.suite import EvaluationSuite
-from xtra_rl.models import InferenceModel, WorldModel, make_world_model
+from xtra_rl.models import InferenceModel, PriorPolicy, WorldModel, make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
 from xtra_rl.recipes import common
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
@@ -20,7 +20,7 @@ from xtra_rl.targets import ReanalyzeTargets, TeacherTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.checkpoint import load_into, load_model_weights, save_model
-from xtra_rl.training.learner import Learner
+from xtra_rl.training.learner import Learner, TaskLoss
 from xtra_rl.training.schedules import make_optimizer, piecewise, warmup_factor
 from xtra_rl.training.seeding import derive_seed, make_generator
 from xtra_rl.transfer import TaskWeightScheduler
@@ -132,13 +132,14 @@ def learner(
     target: LaggingTarget | None = None,
     task_weights: TaskWeightScheduler | None = None,
     reduction: str = "sum",
+    loss: TaskLoss | None = None,
 ) -> Learner:
-    """Loss, optimiser and schedules around a model."""
+    """Loss (the world model's, if none is given), optimiser and schedules around a model."""
     optim = common.plain(cfg.optim)
     schedule = {key: optim.pop(key) for key in ("warmup_steps", "decay", "decay_steps", "decay_rate")}
     max_grad_norm = optim.pop("max_grad_norm")
     return Learner(
-        MuZeroLoss(model, **common.plain(cfg.loss)),
+        loss or MuZeroLoss(model, **common.plain(cfg.loss)),
         make_optimizer(model, **optim),
         tasks=tasks,
         lr_factor=partial(warmup_factor, **schedule),
@@ -184,12 +185,19 @@ def annotated_buffers(
     }
 
 
-def evaluation_suite(cfg: DictConfig, task: str, model: WorldModel) -> EvaluationSuite:
-    """Evaluations of a model on a task as the config says; its search has its own randomness."""
+def prior_policy(cfg: DictConfig, model: WorldModel, task: str) -> PriorPolicy:
+    """A model's policy head as it acts without search."""
+    return PriorPolicy(engine(cfg, model), generator=make_generator(cfg.seed, "prior policy", task))
+
+
+def evaluation_suite(
+    cfg: DictConfig, task: str, model: WorldModel, policy: PriorPolicy | None = None
+) -> EvaluationSuite:
+    """Evaluations of a model on a task as the config says, by search (with its own randomness) if not by ``policy``."""
     settings = cfg.eval
     return EvaluationSuite(
         task,
-        planner(cfg, model, "evaluate", task),
+        policy or planner(cfg, model, "evaluate", task),
         episodes=settings.episodes,
         max_steps=settings.max_steps,
         env_kwargs=common.env_kwargs(cfg),

@@ -23,7 +23,7 @@ from xtra_rl.training.run import RunDirectory
 def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
     """Play and report; returns the run directory."""
     started, target = time.time(), common.target_of(cfg)
-    model, _ = build.load_model(cfg, checkpoint)
+    model, about = build.load_model(cfg, checkpoint)
     build.check_fits(cfg, model, get_task(target))
     run = RunDirectory(cfg.run_dir or f"runs/evaluate/{target}-{cfg.scale}-s{cfg.seed}")
     run.write_config(common.plain(cfg))
@@ -34,7 +34,10 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
         inputs={"checkpoint": checkpoint},
     )
     with common.make_logger(cfg, run) as logger:
-        suite = build.evaluation_suite(cfg, target, model)
+        # Behaviour cloning leaves the dynamics untrained: its agent acts by the policy head.
+        cloned = str(about.get("stage", "")).startswith("behaviour cloning")
+        policy = build.prior_policy(cfg, model, target) if cloned else None
+        suite = build.evaluation_suite(cfg, target, model, policy)
         suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
         logger.log(suite.play(0, record_frames=cfg.eval.video_steps), env_step=0, train_step=0)
         summary = summarise(

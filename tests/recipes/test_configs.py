@@ -9,7 +9,15 @@ from omegaconf import OmegaConf
 
 from xtra_rl.recipes import build, common
 
-RECIPES = ("collect_offline", "train_teacher", "distill", "compare_offline", "xtra_finetune", "evaluate")
+RECIPES = (
+    "collect_offline",
+    "train_teacher",
+    "distill",
+    "compare_offline",
+    "behaviour_cloning",
+    "xtra_finetune",
+    "evaluate",
+)
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper")
 
 

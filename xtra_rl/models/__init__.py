@@ -1,9 +1,10 @@
-"""EfficientZero's networks as parts: representation, dynamics, prediction, projection; the model that joins them, and
-its folded copy for the search."""
+"""EfficientZero's networks as parts: representation, dynamics, prediction, projection; the model that joins them,
+its folded copy for the search, and a policy without search."""
 
 from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.models.prediction import Prediction
+from xtra_rl.models.prior_policy import PriorPolicy
 from xtra_rl.models.projection import Projection
 from xtra_rl.models.representation import Representation
 from xtra_rl.models.support import Support, inverse_value_transform, value_transform
@@ -15,6 +16,7 @@ __all__ = [
     "DynamicsModel",
     "InferenceModel",
     "Prediction",
+    "PriorPolicy",
     "Projection",
     "Representation",
     "RewardHead",

@@ -1,6 +1,7 @@
 """Losses and the lagging target network."""
 
+from xtra_rl.objectives.behaviour_cloning import BehaviourCloningLoss
 from xtra_rl.objectives.muzero import MuZeroLoss, random_batch
 from xtra_rl.objectives.target_updater import LaggingTarget
 
-__all__ = ["LaggingTarget", "MuZeroLoss", "random_batch"]
+__all__ = ["BehaviourCloningLoss", "LaggingTarget", "MuZeroLoss", "random_batch"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xtra_rl.data.augment import augment
 from xtra_rl.data.windows import stack_frames
-from xtra_rl.objectives import LaggingTarget, MuZeroLoss
+from xtra_rl.models import WorldModel
+from xtra_rl.objectives import LaggingTarget
 from xtra_rl.transfer import (
     TaskWeightScheduler,
     gradient_cosines,
@@ -20,6 +21,21 @@ from xtra_rl.transfer import (
     task_coefficients,
     task_gradients,
 )
+
+
+class TaskLoss(Protocol):
+    """What a :class:`Learner` minimises: :class:`~xtra_rl.objectives.MuZeroLoss`, ``BehaviourCloningLoss``, your own.
+
+    A call returns ``loss_*`` scalars to be added up, and others to be logged; it writes ``td_error [B]`` and
+    ``sample_loss`` (terms ``[B]`` by name) into the batch. ``task_losses`` returns the loss of each task ``[M]`` beside
+    the same outputs; it is asked for only where task weights are measured.
+    """
+
+    world_model: WorldModel
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDict: ...
+
+    def task_losses(self, tensordict: TensorDictBase, num_tasks: int) -> tuple[Tensor, TensorDict]: ...
 
 
 class NonFiniteLoss(RuntimeError):
@@ -53,7 +69,7 @@ class Learner:
 
     def __init__(
         self,
-        loss: MuZeroLoss,
+        loss: TaskLoss,
         optimizer: torch.optim.Optimizer,
         *,
         tasks: Sequence[str],
@@ -124,15 +140,17 @@ class Learner:
             group["lr"] = base * factor
 
     def _prepare(self, batch: TensorDict) -> None:
-        """Augment the root stack and the frames after it, one draw each, as published."""
+        """Augment the root stack and the frames after it, if there are any, one draw each, as published."""
         pixels = batch.pop("pixels")
         stacks = self.frame_stack
-        root, strip = pixels[:, :stacks], pixels[:, 1:]
-        if self.augmentation:
-            root = augment(root, generator=self.generator)
-            strip = augment(strip, generator=self.generator)
-        batch["observation"] = stack_frames(root, stacks)[:, 0]
-        batch["next_observation"] = stack_frames(strip, stacks)
+        parts = {"observation": pixels[:, :stacks]}
+        if pixels.shape[1] > stacks:
+            parts["next_observation"] = pixels[:, 1:]
+        for name, frames in parts.items():
+            if self.augmentation:
+                frames = augment(frames, generator=self.generator)
+            batch[name] = stack_frames(frames, stacks)
+        batch["observation"] = batch["observation"][:, 0]
 
     def _autocast(self) -> torch.autocast:
         device = self.parameters[0].device.type

@@ -1,0 +1,188 @@
+"""Behaviour cloning, a baseline: imitate the data of other games, then that of the target game. No search, no dynamics.
+
+XTRA (arXiv 2210.10763) appendix O: XTRA's representation and prediction networks, pretrained on the offline data of the
+cross tasks by cross-entropy, then finetuned offline on the target's own data; scored before (zero-shot) and after. The
+agent takes the most likely action of its policy head. Datasets are collected first if they are missing. Needs: five
+minutes on one CPU core at scale=quick (the default without a GPU), games played included. Commands:
+
+    python recipes/behaviour_cloning.py target=alien task_set=maze
+    python recipes/behaviour_cloning.py behaviour_cloning.pretrain=false       the target's data alone
+    python recipes/behaviour_cloning.py target=assault datasets=[PATH] scale=paper device=cuda
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from xtra_rl.data import MultiTaskReplayBuffer, even_quotas
+from xtra_rl.envs import get_task
+from xtra_rl.evaluation.figures import learning_curve, loss_curves
+from xtra_rl.evaluation.suite import EvaluationSuite
+from xtra_rl.models import WorldModel
+from xtra_rl.objectives import BehaviourCloningLoss
+from xtra_rl.recipes import build, common
+from xtra_rl.recipes.finish import VIDEO_FPS, already_finished, score_table, summarise
+from xtra_rl.recipes.inputs import Inputs
+from xtra_rl.targets import BehaviourTargets
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.logging import RunLogger
+from xtra_rl.training.loop import Stopwatch, scalars, train_offline
+from xtra_rl.training.progress import progress
+from xtra_rl.training.run import RunDirectory
+
+
+def gather_inputs(cfg: DictConfig, target: str) -> tuple[dict[str, Path], Path]:
+    """Datasets of the cross tasks, none without pretraining, and that of the target."""
+    inputs = Inputs(cfg)
+    tasks = common.cross_tasks_of(cfg) if cfg.behaviour_cloning.pretrain else []
+    return {task: inputs.dataset(task) for task in tasks}, inputs.dataset(target)
+
+
+def source_of(cfg: DictConfig, datasets: dict[str, Path]) -> BatchSource:
+    """Batches of actions, uniform over tasks and over the transitions of each."""
+    device = common.device_of(cfg)
+    uniform = OmegaConf.create(common.plain(cfg) | {"replay": common.plain(cfg.replay) | {"alpha": 0.0}})
+    buffers = {task: build.offline_buffer(uniform, path, task, columns=()) for task, path in datasets.items()}
+    targets = {
+        task: BehaviourTargets(get_task(task).action_mask.to(device), frame_stack=cfg.env.frame_stack)
+        for task in datasets
+    }
+    quotas = even_quotas(list(datasets), cfg.batch_size)
+    return BatchSource(MultiTaskReplayBuffer(buffers, quotas), targets, device=device)
+
+
+def clone(
+    cfg: DictConfig,
+    run: RunDirectory,
+    model: WorldModel,
+    datasets: dict[str, Path],
+    logger: RunLogger,
+    *,
+    stage: str,
+    steps: range,
+) -> Iterator[int]:
+    """Imitate the actions of ``datasets`` for these steps of the run; yields how many are done after each."""
+    tasks = list(datasets)
+    source, watch = source_of(cfg, datasets), Stopwatch()
+    # Optimiser, schedule and augmentation are those of all other stages; what is minimised is not.
+    loss = BehaviourCloningLoss(model)
+    learner = build.learner(cfg, model, tasks, "behaviour cloning", stage, reduction="mean", loss=loss)
+    save = partial(build.save, cfg=cfg, model=model, stage=f"behaviour cloning, {stage}", tasks=tasks)
+
+    loop = train_offline(source, learner, train_steps=len(steps), watch=watch)
+    with progress(len(steps), description=f"{stage} {'+'.join(tasks)}", unit="train step") as bar:
+        for now in common.stop_on_bad_loss(loop, run, save):
+            bar.update()
+            common.show(cfg, bar, now)
+            step = steps.start + now.train_steps
+            if now.train_steps % cfg.log_every == 0:
+                metrics = scalars(now.metrics) | common.throughput(watch, cfg.log_every)
+                logger.log(metrics, env_step=0, train_step=step)
+            yield step
+
+
+def finish(cfg: DictConfig, run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, start: str) -> None:
+    """Draw pictures and video, and print the table of scores and where everything is."""
+    summary = run.read_summary()
+    labels: dict[str, Any] = {"scale": cfg.scale, "seed": cfg.seed, "x_axis": "train_step"}
+    curve, losses = (run.figures / f"{name}.png" for name in ("learning_curve", "losses"))
+    pictures = [
+        learning_curve(run.metrics, curve, task=suite.task, baselines=suite.baselines, **labels),
+        loss_curves(run.metrics, losses, **labels),
+    ]
+    for picture in pictures:
+        logger.log_figure(picture.stem, picture, env_step=0)
+    frames = suite.history[-1][1][suite.modes[-1]].frames
+    video = logger.log_video("final", frames, VIDEO_FPS, env_step=0) if frames is not None else None
+    title = f"{suite.task}; at start: {start}; at end: finetuned on its own data"
+    common.say("\n" + score_table(title, summary, suite.human_normalized))
+    common.say(
+        f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000."
+    )
+    common.say(f"\nrun       {run.path}\nmodel     {summary['checkpoint']}")
+    for path in [*pictures, *([video] if video else [])]:
+        common.say(f"{'video' if path == video else 'picture':<9} {path}")
+
+
+def train(
+    cfg: DictConfig, run: RunDirectory, target: str, cross: dict[str, Path], own: dict[str, Path]
+) -> None:
+    """Pretrain, score zero-shot, finetune, score; writes model, metrics and summary."""
+    settings, started = cfg.behaviour_cloning, time.time()
+    pretraining = range(settings.train_steps if cross else 0)
+    finetuning = range(pretraining.stop, pretraining.stop + settings.finetune_steps)
+    model = build.world_model(cfg, target, "behaviour cloning")
+
+    with common.make_logger(cfg, run) as logger:
+        suite = build.evaluation_suite(cfg, target, model, build.prior_policy(cfg, model, target))
+        suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
+        start = "untrained"
+        if cross:
+            for _ in clone(cfg, run, model, cross, logger, stage="pretrain", steps=pretraining):
+                pass
+            start = f"zero-shot, pretrained on {'+'.join(cross)}"
+            build.save(run.checkpoints / "pretrained", cfg, model, "behaviour cloning, pretrain", list(cross))
+        logger.log(suite.play(pretraining.stop), env_step=0, train_step=pretraining.stop)
+
+        count = settings.evaluations
+        due = [finetuning.start + len(finetuning) * (i + 1) // count for i in range(count)]
+        for step in clone(cfg, run, model, own, logger, stage="finetune", steps=finetuning):
+            if step in due:
+                video = cfg.eval.video_steps if step == finetuning.stop else 0
+                logger.log(suite.play(step, record_frames=video), env_step=0, train_step=step)
+        checkpoint = build.save(
+            run.path / "model", cfg, model, "behaviour cloning, finetune", [target, *cross]
+        )
+        summary = summarise(
+            cfg,
+            suite,
+            recipe="behaviour_cloning",
+            env_steps=0,
+            train_steps=finetuning.stop,
+            wall_seconds=time.time() - started,
+            checkpoint=checkpoint,
+        )
+        run.write_summary(summary)
+        finish(cfg, run, suite, logger, start)
+
+
+def behaviour_cloning(cfg: DictConfig) -> Path:
+    """Clone as configured; returns the run directory."""
+    settings = cfg.behaviour_cloning
+    if settings.evaluations < 1:
+        raise ValueError(f"behaviour_cloning.evaluations is {settings.evaluations}; expected at least 1")
+    target, pretrain = common.target_of(cfg), settings.pretrain
+    name = "-".join([target, cfg.scale, *([] if pretrain else ["no_pretrain"]), f"s{cfg.seed}"])
+    run = RunDirectory(cfg.run_dir or f"runs/behaviour_cloning/{name}")
+    if cfg.resume == "auto" and (run.path / "summary.json").is_file():
+        common.check_same_settings(cfg, run)
+        already_finished(run)
+        return run.path
+    common.say(f"behaviour cloning on {target}, scale {cfg.scale}, seed {cfg.seed}: pretrain={pretrain}")
+    cross, own = gather_inputs(cfg, target)
+    run.write_config(common.plain(cfg))
+    run.write_manifest(
+        recipe="behaviour_cloning",
+        config=common.plain(cfg),
+        device=str(common.device_of(cfg)),
+        inputs={f"dataset {task}": path for task, path in {target: own, **cross}.items()},
+    )
+    train(cfg, run, target, cross, {target: own})
+    return run.path
+
+
+@hydra.main(config_path="../configs", config_name="behaviour_cloning", version_base="1.3")
+@common.friendly
+def main(cfg: DictConfig) -> None:
+    behaviour_cloning(cfg)
+
+
+if __name__ == "__main__":
+    common.launch(main)
