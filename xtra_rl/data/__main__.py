@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     top = argparse.ArgumentParser(
-        prog="python -m xtra_rl.data", description="Look at offline datasets and measure them."
+        prog="python -m xtra_rl.data", description="Look at offline datasets, import public ones."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = commands.add_parser(
@@ -32,6 +32,26 @@ def parser() -> argparse.ArgumentParser:
         "--sheet", metavar="FILE", help="write a picture (PNG) with a row of sample frames per dataset"
     )
     inspect.add_argument("--frames", type=int, default=8, help="pictures in a row of the sheet (default 8)")
+    dqn = commands.add_parser(
+        "import-dqn",
+        help="bring DQN Replay logs (arXiv 1907.04543) into the format of this library",
+        description="Import checkpoints of DQN Replay: 84x84 grey frames, sticky actions. A killed import continues.",
+    )
+    dqn.add_argument("game", metavar="GAME", help="such as pong or MsPacman")
+    dqn.add_argument("out", metavar="DATASET", help="folder of the dataset, made or continued")
+    dqn.add_argument(
+        "--source", required=True, metavar="FOLDER", help="where the $store$_*_ckpt.N.gz files are or go"
+    )
+    dqn.add_argument(
+        "--download", action="store_true", help="fetch the chosen checkpoints first (about 1 GB each)"
+    )
+    dqn.add_argument(
+        "--checkpoints", type=int, nargs="+", metavar="N", help="0 to 50; default: all in the folder"
+    )
+    dqn.add_argument("--run", type=int, default=1, help="which of the five agents to download (default 1)")
+    dqn.add_argument(
+        "--image-size", type=int, help="resize frames to this height and width (default: keep 84)"
+    )
     benchmark = commands.add_parser(
         "benchmark",
         help="measure codecs and window reads on real frames",
@@ -70,6 +90,34 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def run_import_dqn(arguments: argparse.Namespace) -> int:
+    """``import-dqn``: imports, then shows what came of it."""
+    from xtra_rl.data.importers import download_dqn_replay, import_dqn_replay
+    from xtra_rl.data.inspect import describe
+    from xtra_rl.training.progress import progress
+
+    source = arguments.source
+    if arguments.download:
+        if not arguments.checkpoints:
+            raise ValueError(
+                "--download needs --checkpoints, for example --checkpoints 0 25 50; each is about 1 GB"
+            )
+        source = download_dqn_replay(
+            source, arguments.game, checkpoints=arguments.checkpoints, run=arguments.run
+        )
+    with progress(None, description=f"import {arguments.game}", unit="transition") as bar:
+        dataset = import_dqn_replay(
+            source,
+            arguments.out,
+            arguments.game,
+            checkpoints=arguments.checkpoints,
+            image_size=arguments.image_size,
+            on_progress=bar,
+        )
+    print(describe(dataset))
+    return 0
+
+
 def run_benchmark(arguments: argparse.Namespace) -> int:
     """``benchmark``: writes codecs.csv, windows.csv and memory.csv, and prints them."""
     from pathlib import Path
@@ -83,7 +131,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     work = Path(arguments.work)
     datasets = benchmark.record(work / "datasets", arguments.frames)
     tables = {"memory": [benchmark.memory_of_sampling(datasets, 100)]}
-    samples = {dataset.task: dataset.frames.read(0, 2000) for dataset in datasets}
+    samples = {dataset.task: dataset.frames.read(0, 1000) for dataset in datasets}
     tables["codecs"] = benchmark.compare_codecs(samples)
     readers = benchmark.WindowReaders(datasets, work / "others")
     tables["windows"] = benchmark.compare_stores(readers, warm_rounds=40, cold_rounds=5)
@@ -111,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = parser().parse_args(argv)
     try:
-        return {"inspect": run_inspect, "benchmark": run_benchmark}[arguments.command](arguments)
+        commands = {"inspect": run_inspect, "import-dqn": run_import_dqn, "benchmark": run_benchmark}
+        return commands[arguments.command](arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

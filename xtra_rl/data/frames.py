@@ -17,10 +17,12 @@ import numpy as np
 
 from xtra_rl.data.append_file import AppendFile, DatasetError
 
-BLOCK_DTYPE = np.dtype([("file", "<u4"), ("size", "<u4"), ("offset", "<u8"), ("crc32", "<u4")])
+BLOCK_FIELDS = ("file", "size", "offset", "crc32")
+BLOCK_DTYPE = np.dtype(list(zip(BLOCK_FIELDS, ("<u4", "<u4", "<u8", "<u4"))))
 FRAMES_PER_BLOCK = 8
 CODEC = {"name": "lz4", "frames_per_block": FRAMES_PER_BLOCK}
 LEVEL = 9
+_NOTHING = np.empty((0, 0), np.uint8)
 
 
 def frame_file(number: int) -> str:
@@ -50,6 +52,7 @@ class CompressedFrames:
     def __init__(self, frame_shape: Sequence[int], *, level: int = LEVEL) -> None:
         self._frame_shape = tuple(frame_shape)
         self._level = level
+        self._block_bytes = FRAMES_PER_BLOCK * int(np.prod(self._frame_shape))
         self._blocks: list[bytes] = []
         self._open: list[np.ndarray] = []
         self._length = 0
@@ -64,6 +67,13 @@ class CompressedFrames:
             if len(self._open) == FRAMES_PER_BLOCK:
                 self._blocks.append(self._compress())
                 self._open = []
+
+    def last(self) -> np.ndarray:
+        """The newest frame, ``[1, C, H, W]``; there must be one."""
+        if self._open:
+            return self._open[-1][None]
+        raw = lz4.block.decompress(self._blocks[-1], uncompressed_size=self._block_bytes)
+        return np.frombuffer(raw, np.uint8).reshape(-1, *self._frame_shape)[-1:]
 
     def _compress(self) -> bytes:
         raw = np.stack(self._open).tobytes()
@@ -121,8 +131,10 @@ class FrameReader:
         frame_shape: tuple[int, int, int],
     ) -> None:
         self._paths = [path / name for name in files]
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps: dict[int, memoryview] = {}
         self._blocks = blocks
+        # A block is checked when it is read for the first time.
+        self._checked = bytearray(len(blocks))
         self._first_row, self._first_block = first_row, first_block
         self._num_rows = num_rows
         self.frame_shape = frame_shape
@@ -160,44 +172,50 @@ class FrameReader:
         # Runs of consecutive frames of one block are copied at once.
         ends = np.flatnonzero((np.diff(block) != 0) | (np.diff(place) != 1)) + 1
         bounds = np.concatenate([[0], ends, [len(rows)]]) if len(rows) else np.zeros(1, np.int64)
-        firsts = bounds[:-1]
-        number, content = -1, np.empty((0, self._frame_bytes), np.uint8)
-        for begin, end, wanted, inside in zip(
-            firsts.tolist(), bounds[1:].tolist(), block[firsts].tolist(), place[firsts].tolist(), strict=True
-        ):
-            if wanted != number:
-                number, content = wanted, self._block(wanted)
-            try:
-                result[begin:end] = content[inside : inside + end - begin]
-            except ValueError as error:
-                raise self._damaged(wanted, "it holds too few frames") from error
+        begin, end = bounds[:-1], bounds[1:]
+        block, place = block[begin], place[begin]
+        entry = self._blocks[block]
+        columns = (block, place, place + end - begin, begin, end, *(entry[name] for name in BLOCK_FIELDS))
+        # Plain integers: the loop over them runs some hundred times for a batch.
+        runs = list(zip(*(column.tolist() for column in columns), strict=True))
+        self._copy(runs, result)
         return result.reshape(len(rows), *self.frame_shape)
 
-    def _block(self, number: int) -> np.ndarray:
-        file, size, offset, crc32 = self._blocks[number].item()
-        data = memoryview(self._map(file))[offset : offset + size]
-        if zlib.crc32(data) != crc32:
-            raise self._damaged(number, "a block's checksum differs")
+    def _copy(self, runs: list[tuple[int, ...]], result: np.ndarray) -> None:
+        """Decompress the blocks of runs of frames and copy these into ``result [n, C*H*W]``."""
+        last, content = -1, _NOTHING
+        for number, first, stop, to, until, file, size, offset, crc32 in runs:
+            if number != last:
+                last, content = number, self._block(number, file, offset, size, crc32)
+            try:
+                result[to:until] = content[first:stop]
+            except ValueError as error:
+                raise self._damaged(file, "a block holds too few frames") from error
+
+    def _block(self, number: int, file: int, offset: int, size: int, crc32: int) -> np.ndarray:
+        """Frames of a block, ``[n, C*H*W]``."""
+        data = self._map(file)[offset : offset + size]
+        if not self._checked[number]:
+            if zlib.crc32(data) != crc32:
+                raise self._damaged(file, "a block's checksum differs")
+            self._checked[number] = True
         try:
             raw = lz4.block.decompress(data, uncompressed_size=FRAMES_PER_BLOCK * self._frame_bytes)
-        except (lz4.block.LZ4BlockError, MemoryError) as error:
-            raise self._damaged(number, str(error)) from error
-        if len(raw) % self._frame_bytes:
-            raise self._damaged(number, f"a block holds {len(raw)} bytes")
-        return np.frombuffer(raw, np.uint8).reshape(-1, self._frame_bytes)
+            return np.frombuffer(raw, np.uint8).reshape(-1, self._frame_bytes)
+        except (lz4.block.LZ4BlockError, MemoryError, ValueError) as error:
+            raise self._damaged(file, str(error)) from error
 
-    def _map(self, file: int) -> mmap.mmap:
-        if file not in self._maps:
+    def _map(self, file: int) -> memoryview:
+        view = self._maps.get(file)
+        if view is None:
             try:
                 with open(self._paths[file], "rb") as handle:
-                    self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                    view = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
             except (OSError, ValueError, IndexError) as error:
-                raise DatasetError(
-                    f"frame file {file} of {str(self._paths[0].parent)!r} cannot be read ({error}); restore it or make"
-                    " the dataset again"
-                ) from error
-        return self._maps[file]
+                raise self._damaged(file, f"it cannot be read: {error}") from error
+            self._maps[file] = view
+        return view
 
-    def _damaged(self, block: int, reason: str) -> DatasetError:
-        path = self._paths[int(self._blocks[block]["file"])]
+    def _damaged(self, file: int, reason: str) -> DatasetError:
+        path = self._paths[file] if file < len(self._paths) else f"frame file {file} of {self._paths}"
         return DatasetError(f"{str(path)!r} is damaged ({reason}); restore it or make the dataset again")
