@@ -52,6 +52,24 @@ def parser() -> argparse.ArgumentParser:
     dqn.add_argument(
         "--image-size", type=int, help="resize frames to this height and width (default: keep 84)"
     )
+    minari = commands.add_parser(
+        "import-minari",
+        help="bring an Atari dataset of Minari into the format of this library",
+        description="Import a Minari dataset, by id or folder. Its settings are recorded; a killed import continues.",
+    )
+    minari.add_argument(
+        "dataset", metavar="ID|FOLDER", help="such as atari/phoenix/expert-v0, or a folder of one"
+    )
+    minari.add_argument("game", metavar="GAME", help="such as phoenix")
+    minari.add_argument("out", metavar="DATASET", help="folder of our dataset, made or continued")
+    minari.add_argument(
+        "--download", action="store_true", help="fetch the dataset of that id if it is not here"
+    )
+    minari.add_argument(
+        "--image-size", type=int, help="resize frames to this height and width (default: keep)"
+    )
+    minari.add_argument("--grayscale", action="store_true", help="turn RGB frames grey")
+    minari.add_argument("--max-episodes", type=int, help="take only as many, from the front")
     benchmark = commands.add_parser(
         "benchmark",
         help="measure codecs and window reads on real frames",
@@ -94,7 +112,6 @@ def run_import_dqn(arguments: argparse.Namespace) -> int:
     """``import-dqn``: imports, then shows what came of it."""
     from xtra_rl.data.importers import download_dqn_replay, import_dqn_replay
     from xtra_rl.data.inspect import describe
-    from xtra_rl.training.progress import progress
 
     source = arguments.source
     if arguments.download:
@@ -105,15 +122,32 @@ def run_import_dqn(arguments: argparse.Namespace) -> int:
         source = download_dqn_replay(
             source, arguments.game, checkpoints=arguments.checkpoints, run=arguments.run
         )
-    with progress(None, description=f"import {arguments.game}", unit="transition") as bar:
-        dataset = import_dqn_replay(
-            source,
-            arguments.out,
-            arguments.game,
-            checkpoints=arguments.checkpoints,
-            image_size=arguments.image_size,
-            on_progress=bar,
-        )
+    dataset = import_dqn_replay(
+        source,
+        arguments.out,
+        arguments.game,
+        run=arguments.run,
+        checkpoints=arguments.checkpoints,
+        image_size=arguments.image_size,
+    )
+    print(describe(dataset))
+    return 0
+
+
+def run_import_minari(arguments: argparse.Namespace) -> int:
+    """``import-minari``: imports, then shows what came of it."""
+    from xtra_rl.data.importers import import_minari
+    from xtra_rl.data.inspect import describe
+
+    dataset = import_minari(
+        arguments.dataset,
+        arguments.out,
+        arguments.game,
+        image_size=arguments.image_size,
+        grayscale=True if arguments.grayscale else None,
+        max_episodes=arguments.max_episodes,
+        download=arguments.download,
+    )
     print(describe(dataset))
     return 0
 
@@ -159,7 +193,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = parser().parse_args(argv)
     try:
-        commands = {"inspect": run_inspect, "import-dqn": run_import_dqn, "benchmark": run_benchmark}
+        commands = {
+            "inspect": run_inspect,
+            "import-dqn": run_import_dqn,
+            "import-minari": run_import_minari,
+            "benchmark": run_benchmark,
+        }
         return commands[arguments.command](arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

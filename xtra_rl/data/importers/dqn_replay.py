@@ -1,263 +1,221 @@
 """DQN Replay: the 50 million transitions per game of Agarwal et al. (arXiv 1907.04543).
 
-The logs of five DQN agents per game, in 51 checkpoints of a million transitions: gzipped ``npy`` arrays of single
-84x84 grey frames, actions (numbers within the game's minimal action set), raw rewards and terminals, played with sticky
-actions (probability 0.25). XTRA's own data has 96x96 RGB frames and no sticky actions.
+The logs of five DQN agents per game, in 51 checkpoints of a million rows: gzipped ``npy`` arrays of single 84x84 grey
+frames, actions (numbers within the game's minimal action set), raw rewards and terminals. The agents played at frame
+skip 4 with sticky actions (probability 0.25); a lost life does not end a game. XTRA's own data has 96x96 RGB frames and
+no sticky actions.
 """
 
 from __future__ import annotations
 
-import gzip
-import re
-import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from xtra_rl.data.append_file import DatasetError
 from xtra_rl.data.frames import CompressedFrames
+from xtra_rl.data.importers.dqn_files import (
+    BASE_URL,
+    FRAME_SHAPE,
+    KINDS,
+    atari_task,
+    count_rows,
+    download_dqn_replay,
+    file_name,
+    find_logs,
+)
+from xtra_rl.data.importers.frames import OnProgress, convert_frames, progress_or
+from xtra_rl.data.importers.npy_stream import NpyStream
 from xtra_rl.data.trajectories import TrajectoryDataset
 from xtra_rl.data.trajectory_writer import TrajectoryWriter
-from xtra_rl.envs import TaskSpec, get_task
+from xtra_rl.envs.tasks import TaskSpec
 
-BASE_URL = "https://storage.googleapis.com/atari-replay-datasets/dqn"
-KINDS = ("observation", "action", "reward", "terminal")
-# Dopamine's replay puts this many empty transitions before each episode, for its frame stacks.
+# Dopamine's replay puts this many empty rows before each game, for its stacks of four frames.
 _PADDING = 3
+# Env steps after which Dopamine stops a game; its logs call that terminal.
+_MAX_STEPS = 27_000
 _PIECE = 512
-
-
-class OnProgress(Protocol):
-    """Anything that counts transitions, e.g. :class:`xtra_rl.training.progress.Progress`."""
-
-    def update(self, n: int = 1) -> Any: ...
-
-
-def file_name(kind: str, checkpoint: int) -> str:
-    """Name of one array of a checkpoint.
-
-    >>> file_name("reward", 7)
-    '$store$_reward_ckpt.7.gz'
-    """
-    return f"$store$_{kind}_ckpt.{checkpoint}.gz"
-
-
-def file_url(task: str, run: int, kind: str, checkpoint: int, *, base_url: str = BASE_URL) -> str:
-    """Public address of one array.
-
-    >>> file_url("ms_pacman", 1, "reward", 7)
-    'https://storage.googleapis.com/atari-replay-datasets/dqn/MsPacman/1/replay_logs/%24store%24_reward_ckpt.7.gz'
-    """
-    game = "".join(part.capitalize() for part in get_task(task).name.split("_"))
-    name = file_name(kind, checkpoint).replace("$", "%24")
-    return f"{base_url}/{game}/{run}/replay_logs/{name}"
-
-
-def download_dqn_replay(
-    folder: str | Path, task: str, *, checkpoints: Sequence[int], run: int = 1, base_url: str = BASE_URL
-) -> Path:
-    """Download the chosen checkpoints of one agent, those that are not there yet; about 1 GB each.
-
-    Args:
-        folder: where the files go.
-        task: name of the game.
-        checkpoints: 0 (the beginning of training) to 50.
-        run: which of the five agents, 1 to 5.
-        base_url: another place that holds the same tree.
-
-    Returns:
-        the folder with the files.
-
-    Raises:
-        ValueError: if pooch is not installed, or a number is out of range.
-    """
-    try:
-        import pooch
-    except ImportError as error:
-        raise ValueError("downloading needs pooch; pip install 'xtra_rl[import]'") from error
-    if run not in range(1, 6) or not set(checkpoints) <= set(range(51)):
-        raise ValueError(f"run={run}, checkpoints={list(checkpoints)}: expected 1 to 5, and 0 to 50")
-    target = Path(folder) / get_task(task).name / str(run)
-    for checkpoint in checkpoints:
-        for kind in KINDS:
-            url = file_url(task, run, kind, checkpoint, base_url=base_url)
-            # The bucket publishes no hashes; a torn file is found when it is read.
-            name = file_name(kind, checkpoint)
-            pooch.retrieve(url, known_hash=None, fname=name, path=target, progressbar=True)
-    return target
+_COMMIT_ROWS = 8192
 
 
 def import_dqn_replay(
-    source: str | Path,
+    source: str | Path | Literal["download"] | None,
     path: str | Path,
     task: str,
     *,
+    run: int = 1,
     checkpoints: Sequence[int] | None = None,
     image_size: int | None = None,
+    max_transitions: int | None = None,
+    cache: str | Path | None = None,
+    base_url: str = BASE_URL,
     on_progress: OnProgress | None = None,
 ) -> TrajectoryDataset:
-    """Bring checkpoints of DQN Replay into a dataset; one that was interrupted is continued.
+    """Bring checkpoints of DQN Replay into a dataset, game by game; one that was interrupted is continued.
 
     The logs do not hold the frame after the last action of a game: it is the last frame again. Nothing is learnt from
-    it, for values do not bootstrap across a termination. The game that the end of a file cuts off becomes truncated.
-    Memory stays at one compressed episode.
+    it, for values do not bootstrap across a termination and the consistency loss is masked there. Where a game is cut
+    off (by the end of a file, or after 27,000 steps, which the logs call terminal) its last frame becomes the final
+    observation of a truncated episode. A checkpoint therefore begins with the rest of a game, too.
+
+    Memory stays at one episode of compressed frames and a few megabytes of actions, whatever the size of the files.
 
     Args:
-        source: folder with the ``$store$_*_ckpt.N.gz`` files, see :func:`download_dqn_replay`.
-        path: folder of the dataset.
+        source: folder with the ``$store$_*_ckpt.N.gz`` files, or above ``<Game>/<run>/replay_logs``. ``"download"`` or
+            None fetches the chosen checkpoints first, see :func:`download_dqn_replay`.
+        path: folder of the dataset. Episodes get their checkpoint's number.
         task: name of the game.
-        checkpoints: which to take; None takes all there are.
+        run: which of the five agents, 1 to 5. It is recorded with the settings: another one needs another dataset.
+        checkpoints: which to take, 0 to 50; None takes all there are in the folder.
         image_size: frames are resized to this height and width by area; None keeps 84.
-        on_progress: told the transitions of each episode.
+        max_transitions: stop behind the game with which the dataset has as many; None takes all.
+        cache: where downloads go and stay, about 1 GB per checkpoint.
+        base_url: where downloads come from.
+        on_progress: told the rows of the logs that are done; by default a progress bar shows them.
 
     Raises:
-        DatasetError: if files are missing, damaged or of different lengths.
-        ValueError: if the actions are not the game's.
+        DatasetError: if files are missing, damaged or of different lengths, or the dataset has other settings.
+        ValueError: if the task is no Atari game, the actions are not the game's, or a number is out of range.
     """
-    source, spec = Path(source), get_task(task)
-    found = _found(source)
-    chosen = sorted(found if checkpoints is None else set(checkpoints))
-    missing = [number for number in chosen if number not in found]
-    if missing or not chosen:
-        raise DatasetError(
-            f"no files {file_name('*', missing[0] if missing else 0)} in {str(source)!r} (complete checkpoints there:"
-            f" {sorted(found) or 'none'}); download them or choose others"
-        )
-    size = image_size or 84
+    spec = atari_task(task)
+    size = FRAME_SHAPE[0] if image_size is None else image_size
+    if size < 1 or (max_transitions is not None and max_transitions < 1):
+        raise ValueError(f"image_size={image_size}, max_transitions={max_transitions}: expected at least 1")
+    if source is None or source == "download":
+        if cache is None or checkpoints is None:
+            raise ValueError(
+                f"cache={cache!r}, checkpoints={checkpoints}: a download needs both, a folder and numbers such as"
+                " [0, 25, 50], each about 1 GB; or pass a folder as source"
+            )
+        download_dqn_replay(cache, spec.name, checkpoints=checkpoints, run=run, base_url=base_url)
+        source = cache
+    folder, chosen = find_logs(Path(source), spec.name, run, checkpoints)
+    rows = {checkpoint: count_rows(folder, checkpoint) for checkpoint in chosen}
     writer = TrajectoryWriter(
         path,
         spec.name,
         frame_shape=(1, size, size),
         sticky=0.25,
         grayscale=True,
-        env_settings={"source": "DQN Replay"},
-        provenance={"importer": "dqn_replay", "source": "arXiv 1907.04543"},
-        commit_rows=8192,
+        env_settings={"source": "DQN Replay", "run": run, "terminal_on_life_loss": False},
+        provenance={"importer": "dqn_replay", "source": "arXiv 1907.04543", "run": run},
+        commit_rows=_COMMIT_ROWS,
     )
-    with writer:
+    bar = progress_or(on_progress, sum(rows.values()), description=f"import {spec.name}", unit="row")
+    with writer, bar as display:
         for checkpoint in chosen:
-            _import_checkpoint(source, writer, spec, checkpoint, size, on_progress)
+            log = _Log.read(folder, checkpoint, rows[checkpoint], spec)
+            _import_log(log, writer, size, max_transitions, display)
     return TrajectoryDataset(path)
 
 
-def _found(source: Path) -> set[int]:
-    """Checkpoints with all four arrays."""
-    numbers = []
-    for kind in KINDS:
-        pattern = re.compile(re.escape(file_name(kind, 0)).replace(r"\.0\.", r"\.(\d+)\."))
-        matches = [pattern.fullmatch(file.name) for file in source.glob("*.gz")]
-        numbers.append({int(match[1]) for match in matches if match})
-    return set.intersection(*numbers)
+@dataclass(frozen=True)
+class _Log:
+    """One checkpoint without its frames: ``[M]`` arrays, and the games in them as ``(start, stop)``."""
+
+    observations: Path
+    checkpoint: int
+    action: np.ndarray
+    reward: np.ndarray
+    terminal: np.ndarray
+    spans: list[tuple[int, int]]
+
+    @classmethod
+    def read(cls, folder: Path, checkpoint: int, rows: int, spec: TaskSpec) -> _Log:
+        arrays = {}
+        for kind in KINDS[1:]:
+            with NpyStream(folder / file_name(kind, checkpoint)) as array:
+                arrays[kind] = array.read(rows)
+                array.finish()
+        wrong = (arrays["action"] < 0) | (arrays["action"] >= len(spec.action_ids))
+        if wrong.any():
+            raise ValueError(
+                f"task={spec.name!r} has {len(spec.action_ids)} actions, but checkpoint {checkpoint} in "
+                f"{str(folder)!r} holds action {arrays['action'][wrong][0]}; name the game that the files are of"
+            )
+        ends = np.flatnonzero(arrays["terminal"]) + 1
+        bounds = np.unique([0, *ends, rows]).tolist()
+        return cls(
+            folder / file_name("observation", checkpoint),
+            checkpoint,
+            np.array(spec.action_ids)[arrays["action"]],
+            arrays["reward"].astype(np.float32),
+            arrays["terminal"].astype(bool),
+            list(zip(bounds[:-1], bounds[1:])),
+        )
+
+    def is_complete(self, there: frozenset[int]) -> bool:
+        """Whether the dataset has all games; only a rest after the last end can be too short to be one."""
+        return all(
+            number in there or (start > 0 and stop - start <= _PADDING + 1 and not self.terminal[stop - 1])
+            for number, (start, stop) in enumerate(self.spans)
+        )
+
+    def leading_padding(self, start: int, frames: np.ndarray) -> int:
+        """How many of the first frames ``[n, 84, 84]`` of a game are padding."""
+        first = slice(start, start + min(_PADDING, len(frames)))
+        empty = ~frames[:_PADDING].any(axis=(1, 2)) & (self.reward[first] == 0) & ~self.terminal[first]
+        # Action 0 is NOOP in every minimal action set, so the mapped ids tell padding as well.
+        return int(np.logical_and.accumulate(empty & (self.action[first] == 0)).sum())
 
 
-def _import_checkpoint(
-    source: Path,
+def _import_log(
+    log: _Log,
     writer: TrajectoryWriter,
-    spec: TaskSpec,
-    checkpoint: int,
     size: int,
-    on_progress: OnProgress | None,
+    max_transitions: int | None,
+    display: OnProgress,
 ) -> None:
-    small = {kind: _GzipArray(source / file_name(kind, checkpoint)).read_all() for kind in KINDS[1:]}
-    action, reward, terminal = (small[kind] for kind in KINDS[1:])
-    frames = _GzipArray(source / file_name("observation", checkpoint))
-    lengths = {**{kind: len(array) for kind, array in small.items()}, "observation": frames.shape[0]}
-    if len(set(lengths.values())) > 1 or frames.shape[1:] != (84, 84):
-        raise DatasetError(
-            f"checkpoint {checkpoint} in {str(source)!r} has {lengths} entries and frames of {frames.shape[1:]};"
-            " expected equal lengths and (84, 84), so download it again"
-        )
-    if len(action) and not (action.min() >= 0 and action.max() < len(spec.action_ids)):
-        raise ValueError(
-            f"task={spec.name!r} has {len(spec.action_ids)} actions, but checkpoint {checkpoint} in {str(source)!r}"
-            f" holds action {int(action.max())}; name the game that the files are of"
-        )
-    ends = np.flatnonzero(terminal) + 1
-    bounds = np.unique(np.concatenate([[0], ends, [len(action)]]))
-    action = np.array(spec.action_ids)[action]
-    there, spans = writer.numbers(checkpoint), list(zip(bounds[:-1].tolist(), bounds[1:].tolist()))
-    if {
-        number for number, (_, stop) in enumerate(spans) if terminal[stop - 1] or stop == len(action)
-    } <= there:
+    there = writer.numbers(log.checkpoint)
+    if log.is_complete(there):
+        display.update(len(log.action))
         return
-    for number, (start, stop) in enumerate(spans):
-        compressed, dropped = _read_frames(frames, stop - start, size)
-        begin = start + dropped
-        ended = bool(terminal[stop - 1])
-        transitions = stop - begin - (0 if ended else 1)
-        if number in there or transitions < 1:
-            continue
-        if ended:
-            compressed.add(compressed.last())
-        rows = transitions + 1
-        last = np.arange(rows) == rows - 2
-        episode = {
-            "pixels": compressed,
-            "action": np.resize(action[begin:stop], rows),
-            "reward": np.resize(reward[begin:stop], rows).astype(np.float32),
-            "terminated": last & ended,
-            "truncated": last & (not ended),
-        }
-        writer.add_episode(episode, checkpoint=checkpoint, number=number)
-        if on_progress is not None:
-            on_progress.update(transitions)
+    with NpyStream(log.observations) as frames:
+        for number, (start, stop) in enumerate(log.spans):
+            if max_transitions is not None and writer.num_transitions >= max_transitions:
+                return
+            if number in there:
+                frames.skip(stop - start)
+            else:
+                episode = _read_episode(log, frames, start, stop, size)
+                if episode is not None:
+                    writer.add_episode(episode, checkpoint=log.checkpoint, number=number)
+            display.update(stop - start)
+        try:
+            frames.finish()
+        except DatasetError as error:
+            raise DatasetError(
+                f"{error}, and import into a new folder: frames of checkpoint {log.checkpoint} in "
+                f"{str(writer.path)!r} may be wrong"
+            ) from error
 
 
-def _read_frames(frames: _GzipArray, count: int, size: int) -> tuple[CompressedFrames, int]:
-    """The next ``count`` frames without the padding before them, and how many frames that was."""
+def _read_episode(log: _Log, frames: NpyStream, start: int, stop: int, size: int) -> dict[str, Any] | None:
+    """Rows ``[T + 1]`` of one game, or None if it has no transition."""
     compressed, dropped = CompressedFrames((1, size, size)), 0
-    for start in range(0, count, _PIECE):
-        piece = frames.read(min(_PIECE, count - start))
-        if start == 0:
-            empty = ~piece[:_PADDING].any(axis=(1, 2))
-            dropped = int(np.logical_and.accumulate(empty).sum())
+    for first in range(start, stop, _PIECE):
+        piece = frames.read(min(_PIECE, stop - first))
+        if first == start:
+            dropped = log.leading_padding(start, piece)
             piece = piece[dropped:]
-        compressed.add(_resized(piece[:, None], size))
-    return compressed, dropped
-
-
-def _resized(frames: np.ndarray, size: int) -> np.ndarray:
-    if frames.shape[-1] == size or len(frames) == 0:
-        return frames
-    resized = torch.nn.functional.interpolate(
-        torch.tensor(frames, dtype=torch.float32), (size, size), mode="area"
-    )
-    return resized.round().clamp(0, 255).byte().numpy()
-
-
-class _GzipArray:
-    """A gzipped ``npy`` file, read from the front piece by piece."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._file = gzip.open(path, "rb")  # noqa: SIM115
-            version = np.lib.format.read_magic(self._file)
-            header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }
-            self.shape, _, self._dtype = header[version](self._file)
-        except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
-            raise self._damaged(error) from error
-
-    def read(self, count: int) -> np.ndarray:
-        """The next ``count`` entries."""
-        width = self._dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
-        try:
-            data = self._file.read(count * width)
-        except (OSError, EOFError, zlib.error) as error:
-            raise self._damaged(error) from error
-        if len(data) != count * width:
-            raise self._damaged(EOFError(f"it ends {count * width - len(data)} bytes too early"))
-        return np.frombuffer(data, self._dtype).reshape(count, *self.shape[1:])
-
-    def read_all(self) -> np.ndarray:
-        """All entries."""
-        return self.read(self.shape[0])
-
-    def _damaged(self, error: BaseException) -> DatasetError:
-        return DatasetError(f"{str(self._path)!r} is damaged ({error}); download it again")
+        compressed.add(convert_frames(piece[:, None], image_size=size))
+    begin = start + dropped
+    terminated = bool(log.terminal[stop - 1]) and stop - begin != _MAX_STEPS
+    transitions = stop - begin - (0 if terminated else 1)
+    if transitions < 1:
+        return None
+    if terminated:
+        compressed.add(compressed.last())
+    rows = transitions + 1
+    last = np.arange(rows) == rows - 2
+    return {
+        "pixels": compressed,
+        # The final row's action and reward mean nothing; the writer sets them to 0.
+        "action": np.resize(log.action[begin:stop], rows),
+        "reward": np.resize(log.reward[begin:stop], rows),
+        "terminated": last & terminated,
+        "truncated": last & (not terminated),
+    }
