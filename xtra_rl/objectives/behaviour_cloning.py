@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 
 from xtra_rl.models.world_model import WorldModel
+from xtra_rl.objectives.reduction import Reduction, check_reduction, reduce, sample_weight, task_means
 
 
 class BehaviourCloningLoss(LossModule):
@@ -77,12 +77,9 @@ class BehaviourCloningLoss(LossModule):
 
     out_keys = ["loss_policy", "accuracy", "policy_entropy"]
 
-    def __init__(
-        self, world_model: WorldModel, *, reduction: Literal["mean", "sum", "none"] = "mean"
-    ) -> None:
+    def __init__(self, world_model: WorldModel, *, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
+        check_reduction(reduction)
         self.world_model = world_model
         self.reduction = reduction
 
@@ -107,9 +104,9 @@ class BehaviourCloningLoss(LossModule):
             that has no sample in the batch); and the same outputs as :meth:`forward`, detached.
         """
         samples = self.per_sample(tensordict)
-        weighted = samples["policy"] * tensordict.get(self.tensor_keys.priority_weight, 1.0)
-        member = torch.nn.functional.one_hot(tensordict[self.tensor_keys.task_id], num_tasks)  # [B, M]
-        losses = weighted @ member.to(weighted.dtype) / member.sum(0).clamp(min=1)
+        loss, keys = samples["policy"], self.tensor_keys
+        weighted = loss * sample_weight(tensordict, [keys.priority_weight], loss)
+        losses = task_means(weighted, tensordict[keys.task_id], num_tasks)
         return losses, self._outputs(tensordict, samples).detach()
 
     def per_sample(self, tensordict: TensorDictBase) -> TensorDict:
@@ -134,17 +131,11 @@ class BehaviourCloningLoss(LossModule):
 
     def _outputs(self, tensordict: TensorDictBase, samples: TensorDict) -> TensorDict:
         """The outputs of :meth:`forward` from those of :meth:`per_sample`."""
-        loss = samples["policy"]
-        for key in (self.tensor_keys.priority_weight, self.tensor_keys.task_weight):
-            loss = loss * tensordict.get(key, 1.0)
-        counts = tensordict.get(self.tensor_keys.policy_mask, None)
+        keys, loss = self.tensor_keys, samples["policy"]
+        loss = loss * sample_weight(tensordict, [keys.priority_weight, keys.task_weight], loss)
+        counts = tensordict.get(keys.policy_mask, None)
         counted = torch.ones_like(samples["accuracy"]) if counts is None else counts.float()
-        out = {"loss_policy": self._reduce(loss)}
+        out = {"loss_policy": reduce(loss, self.reduction)}
         for name in ("accuracy", "policy_entropy"):
             out[name] = (samples[name] * counted).sum() / counted.sum().clamp(min=1)
         return TensorDict(out, batch_size=[])
-
-    def _reduce(self, x: Tensor) -> Tensor:
-        if self.reduction == "none":
-            return x
-        return x.mean() if self.reduction == "mean" else x.sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 
 from xtra_rl.models.world_model import WorldModel
+from xtra_rl.objectives.reduction import Reduction, check_reduction, reduce, sample_weight, task_means
 
 
 class MuZeroLoss(LossModule):
@@ -105,7 +105,7 @@ class MuZeroLoss(LossModule):
         consistency_coef: float = 2.0,
         joint_statistics: bool = False,
         latent_gradient_scale: float = 0.5,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         self.coefs = {
@@ -117,8 +117,7 @@ class MuZeroLoss(LossModule):
         for name, coef in self.coefs.items():
             if coef < 0:
                 raise ValueError(f"{name}_coef is {coef}; expected 0 or more")
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
+        check_reduction(reduction)
         self.world_model = world_model
         self.joint_statistics = joint_statistics
         self.latent_gradient_scale = latent_gradient_scale
@@ -141,7 +140,7 @@ class MuZeroLoss(LossModule):
         """Losses of a batch ``[B]``, weighted by priority and task; writes the new priorities into it."""
         samples = self.per_sample(tensordict)
         weight = self._sample_weight(tensordict, samples["policy"])
-        out = {f"loss_{name}": self._reduce(weight * samples[name]) for name in self.coefs}
+        out = {f"loss_{name}": reduce(weight * samples[name], self.reduction) for name in self.coefs}
         logs = {name: samples[name].mean() for name in ("policy_entropy", "target_entropy", "value_error")}
         return TensorDict(out | logs, batch_size=[])
 
@@ -154,17 +153,12 @@ class MuZeroLoss(LossModule):
         """
         samples = self.per_sample(tensordict)
         total = sum(samples[name] for name in self.coefs)
-        priority_weight = tensordict.get(self.tensor_keys.priority_weight, None)
-        weighted = total if priority_weight is None else priority_weight * total
-        task_id = tensordict["task_id"]
-        counts = torch.zeros(num_tasks, device=weighted.device).index_add(
-            0, task_id, torch.ones_like(weighted)
-        )
-        losses = torch.zeros(num_tasks, device=weighted.device).index_add(
-            0, task_id, weighted
-        ) / counts.clamp(min=1)
+        weighted = total * sample_weight(tensordict, [self.tensor_keys.priority_weight], total)
+        losses = task_means(weighted, tensordict["task_id"], num_tasks)
         weight = self._sample_weight(tensordict, total)
-        logs = {f"loss_{name}": self._reduce(weight * samples[name]).detach() for name in self.coefs}
+        logs = {
+            f"loss_{name}": reduce(weight * samples[name], self.reduction).detach() for name in self.coefs
+        }
         logs |= {name: samples[name].mean() for name in ("policy_entropy", "target_entropy", "value_error")}
         return losses, TensorDict(logs, batch_size=[])
 
@@ -247,16 +241,9 @@ class MuZeroLoss(LossModule):
 
     def _sample_weight(self, tensordict: TensorDictBase, like: Tensor) -> Tensor:
         """Importance weight times task coefficient, ``[B]``."""
-        weight = torch.ones_like(like)
-        for key in (self.tensor_keys.priority_weight, self.tensor_keys.task_weight):
-            factor = tensordict.get(key, None)
-            weight = weight if factor is None else weight * factor
-        return weight
-
-    def _reduce(self, x: Tensor) -> Tensor:
-        if self.reduction == "none":
-            return x
-        return x.mean() if self.reduction == "mean" else x.sum()
+        return sample_weight(
+            tensordict, [self.tensor_keys.priority_weight, self.tensor_keys.task_weight], like
+        )
 
 
 def random_batch(

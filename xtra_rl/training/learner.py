@@ -13,6 +13,7 @@ from xtra_rl.data.augment import augment
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.models import WorldModel
 from xtra_rl.objectives import LaggingTarget
+from xtra_rl.objectives.reduction import task_means
 from xtra_rl.transfer import (
     TaskWeightScheduler,
     gradient_cosines,
@@ -195,13 +196,8 @@ class Learner:
         heads = [key for key in losses.keys() if key.startswith("loss_")]
         metrics: dict[str, Tensor | float] = {"loss/total": sum(losses[key].detach() for key in heads)}
         metrics |= {f"train/{key}": losses[key].detach() for key in losses.keys() if key not in heads}
-        task_id = batch["task_id"]
-        counts = torch.bincount(task_id, minlength=len(self.tasks)).clamp(min=1)
         for head, terms in batch["sample_loss"].items():
-            means = (
-                torch.zeros(len(self.tasks), device=terms.device).index_add(0, task_id, terms.float())
-                / counts
-            )
+            means = task_means(terms.float(), batch["task_id"], len(self.tasks))
             metrics |= {f"loss/{task}/{head}": means[i] for i, task in enumerate(self.tasks)}
         return metrics
 
