@@ -28,7 +28,7 @@ from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
 from xtra_rl.objectives import BehaviourCloningLoss
 from xtra_rl.recipes import build, common
-from xtra_rl.recipes.finish import VIDEO_FPS, already_finished, score_table, summarise
+from xtra_rl.recipes.finish import already_finished, show_results, summarise
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import BehaviourTargets
 from xtra_rl.training.batches import BatchSource
@@ -97,18 +97,8 @@ def finish(cfg: DictConfig, run: RunDirectory, suite: EvaluationSuite, logger: R
         learning_curve(run.metrics, curve, task=suite.task, baselines=suite.baselines, **labels),
         loss_curves(run.metrics, losses, **labels),
     ]
-    for picture in pictures:
-        logger.log_figure(picture.stem, picture, env_step=0)
-    frames = suite.history[-1][1][suite.modes[-1]].frames
-    video = logger.log_video("final", frames, VIDEO_FPS, env_step=0) if frames is not None else None
     title = f"{suite.task}; at start: {start}; at end: finetuned on its own data"
-    common.say("\n" + score_table(title, summary, suite.human_normalized))
-    common.say(
-        f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000."
-    )
-    common.say(f"\nrun       {run.path}\nmodel     {summary['checkpoint']}")
-    for path in [*pictures, *([video] if video else [])]:
-        common.say(f"{'video' if path == video else 'picture':<9} {path}")
+    show_results(run, suite, logger, summary, pictures, title=title)
 
 
 def train(

@@ -18,9 +18,11 @@ from xtra_rl.envs import get_task, task_set
 from xtra_rl.files import to_plain
 from xtra_rl.models import COMPONENTS
 from xtra_rl.search.checks import NotFiniteError
-from xtra_rl.training.learner import NonFiniteLoss
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.learner import Learner, NonFiniteLoss
 from xtra_rl.training.logging import RunLogger
-from xtra_rl.training.loop import Iteration, Stopwatch
+from xtra_rl.training.loop import Iteration, Stopwatch, train_offline
+from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.schedules import linear
 from xtra_rl.transfer import TaskWeightScheduler
@@ -184,6 +186,20 @@ def throughput(watch: Stopwatch, train_steps: int) -> dict[str, float]:
     return {
         f"throughput/{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in seconds.items()
     }
+
+
+def learn_offline(
+    cfg: DictConfig, source: BatchSource, learner: Learner, *, train_steps: int, description: str
+) -> None:
+    """Train on stored data with a progress bar, and say where the time went."""
+    watch = Stopwatch()
+    loop = train_offline(source, learner, train_steps=train_steps, watch=watch)
+    with progress(train_steps, description=description, unit="train step") as bar:
+        for now in loop:
+            bar.update()
+            source.set_beta(beta(cfg, now.train_steps, train_steps))
+            show(cfg, bar, now)
+    say_where_time_went(watch, train_steps)
 
 
 def say_where_time_went(watch: Stopwatch, train_steps: int) -> None:

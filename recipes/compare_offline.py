@@ -10,7 +10,6 @@ all games' data without teachers. What is missing is built first, by the earlier
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from xtra_rl.data import TrajectoryDataset
 from xtra_rl.evaluation.comparison import agent_bars
 from xtra_rl.evaluation.report import format_table
+from xtra_rl.files import write_csv
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.run import RunDirectory
@@ -30,11 +30,9 @@ Scores = list[dict[str, Any]]
 
 def gather_models(cfg: DictConfig, tasks: list[str]) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
     """Datasets by task, and by task the models that play it, under the names of the table."""
-    students = {}
-    for name, targets in (("student (distilled)", "teacher"), ("multi-game offline RL", "reanalyze")):
-        changed = OmegaConf.merge(cfg, {"distill": {"targets": targets}, "student": None})
-        students[name] = Inputs(changed).student()
-    inputs = Inputs(cfg)
+    inputs = Inputs(OmegaConf.merge(cfg, {"distill": {"targets": "teacher"}, "student": None}))
+    alternative = Inputs(OmegaConf.merge(cfg, {"distill": {"targets": "reanalyze"}, "student": None}))
+    students = {"student (distilled)": inputs.student(), "multi-game offline RL": alternative.student()}
     datasets = {task: inputs.dataset(task) for task in tasks}
     return datasets, {task: {"teacher": inputs.teacher(task), **students} for task in tasks}
 
@@ -96,10 +94,7 @@ def compare_offline(cfg: DictConfig) -> Path:
     scores = [
         row for task in tasks for row in (*data_scores(task, datasets[task]), *play(cfg, task, models[task]))
     ]
-    with open(run.path / "scores.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(scores[0]))
-        writer.writeheader()
-        writer.writerows(scores)
+    write_csv(run.path / "scores.csv", scores)
     labels = {"scale": cfg.scale, "seed": cfg.artifact_seed}
     picture = agent_bars(scores, run.figures / "students_and_teachers.png", **labels)
     run.write_summary(

@@ -22,8 +22,6 @@ from xtra_rl.objectives import LaggingTarget
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Annotated, Inputs
 from xtra_rl.training.batches import BatchSource, Targets
-from xtra_rl.training.loop import Stopwatch, train_offline
-from xtra_rl.training.progress import progress
 
 
 def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
@@ -44,14 +42,8 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
     source = BatchSource(MultiTaskReplayBuffer(buffers, quotas), targets, device=common.device_of(cfg))
     learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean")
 
-    watch = Stopwatch()
-    loop = train_offline(source, learner, train_steps=cfg.distill.train_steps, watch=watch)
-    with progress(cfg.distill.train_steps, description=f"distil {'+'.join(tasks)}", unit="train step") as bar:
-        for now in loop:
-            bar.update()
-            source.set_beta(common.beta(cfg, now.train_steps, cfg.distill.train_steps))
-            common.show(cfg, bar, now)
-    common.say_where_time_went(watch, cfg.distill.train_steps)
+    steps, label = cfg.distill.train_steps, f"distil {'+'.join(tasks)}"
+    common.learn_offline(cfg, source, learner, train_steps=steps, description=label)
     build.save(path, cfg, model, "student", tasks)
 
 

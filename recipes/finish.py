@@ -80,23 +80,28 @@ def finish(
 ) -> None:
     """Write summary, pictures and video, and print where everything is."""
     run.write_summary(summary)
+    small = cfg.scale in ("smoke", "quick")
+    note = f"scale={cfg.scale} shows the machinery at work; its budgets are too small to measure transfer."
     pictures = draw(cfg, run, suite.task, summary)
+    show_results(run, suite, logger, summary, pictures, title=suite.task, note=note if small else None)
+
+
+def show_results(
+    run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, summary: dict[str, Any], pictures: list[Path],
+    *, title: str, note: str | None = None,
+) -> None:  # fmt: skip
+    """Log pictures and the video of the last evaluation, and print the table of scores and where everything is."""
+    env_step = summary["env_steps"]
     for picture in pictures:
-        logger.log_figure(picture.stem, picture, env_step=summary["env_steps"])
+        logger.log_figure(picture.stem, picture, env_step=env_step)
     frames = suite.history[-1][1][suite.modes[-1]].frames
-    video = (
-        logger.log_video("final", frames, VIDEO_FPS, env_step=summary["env_steps"])
-        if frames is not None
-        else None
-    )
-    common.say("\n" + score_table(suite.task, summary, suite.human_normalized))
+    video = logger.log_video("final", frames, VIDEO_FPS, env_step=env_step) if frames is not None else None
+    common.say("\n" + score_table(title, summary, suite.human_normalized))
     common.say(
         f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000."
     )
-    if cfg.scale in ("smoke", "quick"):
-        common.say(
-            f"scale={cfg.scale} shows the machinery at work; its budgets are too small to measure transfer."
-        )
+    if note:
+        common.say(note)
     common.say(f"\nrun       {run.path}\nmodel     {summary['checkpoint']}")
     for path in [*pictures, *([video] if video else [])]:
         common.say(f"{'video' if path == video else 'picture':<9} {path}")

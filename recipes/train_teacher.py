@@ -24,7 +24,6 @@ from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.batches import BatchSource
-from xtra_rl.training.loop import Stopwatch, train_offline
 from xtra_rl.training.progress import progress
 
 
@@ -38,14 +37,8 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     source = BatchSource(buffers, {task: targets}, device=common.device_of(cfg))
     learner = build.learner(cfg, model, [task], "teacher", target=target)
 
-    watch = Stopwatch()
-    loop = train_offline(source, learner, train_steps=cfg.teacher.train_steps, watch=watch)
-    with progress(cfg.teacher.train_steps, description=f"teach {task}", unit="train step") as bar:
-        for now in loop:
-            bar.update()
-            source.set_beta(common.beta(cfg, now.train_steps, cfg.teacher.train_steps))
-            common.show(cfg, bar, now)
-    common.say_where_time_went(watch, cfg.teacher.train_steps)
+    steps = cfg.teacher.train_steps
+    common.learn_offline(cfg, source, learner, train_steps=steps, description=f"teach {task}")
     build.save(path, cfg, model, "teacher", [task])
 
 
