@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xtra_rl.files import write_csv
 from xtra_rl.kernels import benchmark_lightzero as lightzero
 from xtra_rl.kernels import benchmark_machine as machine
 from xtra_rl.kernels import benchmark_models as models
@@ -283,10 +284,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """The table and the pictures."""
-    with (folder / TABLE).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / TABLE, rows)
     pictures = draw(rows, folder)
     print("\n" + "\n".join(str(path) for path in [folder / TABLE, *pictures]))
 

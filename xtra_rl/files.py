@@ -6,7 +6,9 @@ crash leaves the version before.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -102,6 +104,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
             "pass None where nothing was measured"
         ) from error
     atomic_write_text(path, text + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of one table, with the keys of the first as header; makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write_text(path, text.getvalue())
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -110,25 +110,21 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 
 def run_import_dqn(arguments: argparse.Namespace) -> int:
     """``import-dqn``: imports, then shows what came of it."""
-    from xtra_rl.data.importers import download_dqn_replay, import_dqn_replay
+    from xtra_rl.data.importers import import_dqn_replay
     from xtra_rl.data.inspect import describe
 
-    source = arguments.source
-    if arguments.download:
-        if not arguments.checkpoints:
-            raise ValueError(
-                "--download needs --checkpoints, for example --checkpoints 0 25 50; each is about 1 GB"
-            )
-        source = download_dqn_replay(
-            source, arguments.game, checkpoints=arguments.checkpoints, run=arguments.run
+    if arguments.download and not arguments.checkpoints:
+        raise ValueError(
+            "--download needs --checkpoints, for example --checkpoints 0 25 50; each is about 1 GB"
         )
     dataset = import_dqn_replay(
-        source,
+        "download" if arguments.download else arguments.source,
         arguments.out,
         arguments.game,
         run=arguments.run,
         checkpoints=arguments.checkpoints,
         image_size=arguments.image_size,
+        cache=arguments.source,
     )
     print(describe(dataset))
     return 0
@@ -160,6 +156,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
 
     from xtra_rl.data import benchmark
     from xtra_rl.evaluation.report import format_table
+    from xtra_rl.files import write_csv
 
     torch.set_num_threads(1)
     work = Path(arguments.work)
@@ -170,7 +167,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     readers = benchmark.WindowReaders(datasets, work / "others")
     tables["windows"] = benchmark.compare_stores(readers, warm_rounds=40, cold_rounds=5)
     for name, rows in tables.items():
-        benchmark.write_csv(Path(arguments.out) / f"{name}.csv", rows)
+        write_csv(Path(arguments.out) / f"{name}.csv", rows)
         print(f"\n{name}\n{format_table(rows)}")
     return 0
 

@@ -35,7 +35,6 @@ class AppendFile:
     """
 
     def __init__(self, path: Path, entry: FileEntry | None = None) -> None:
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._hash = hashlib.sha256()
         self.size = 0

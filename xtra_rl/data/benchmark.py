@@ -7,7 +7,6 @@ a raw memory map and from one ``npz`` file per episode, warm and cold.
 
 from __future__ import annotations
 
-import csv
 import gc
 import os
 import shutil
@@ -93,14 +92,16 @@ def compare_codecs(samples: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     for name, ((compress, decompress), sizes) in codecs().items():
         for size in sizes:
             results = [_one_codec(compress, decompress, sample, size) for sample in samples.values()]
-            row: dict[str, Any] = {"codec": name, "frames_per_block": size}
-            for key in results[0]:
-                row[key] = round(float(np.mean([result[key] for result in results])), 2)
-            row["ratio_min"] = round(min(result["ratio"] for result in results), 2)
-            row["ratio_max"] = round(max(result["ratio"] for result in results), 2)
-            rows.append(row)
-    rows += _zarr(samples)
-    return rows
+            rows.append(_summary(name, size, results))
+    return rows + _zarr(samples)
+
+
+def _summary(name: str, size: int, results: list[dict[str, float]]) -> dict[str, Any]:
+    """One codec's row: means over the games, and the extremes of the ratio."""
+    means = {key: float(np.mean([result[key] for result in results])) for key in results[0]}
+    ratios = [result["ratio"] for result in results]
+    numbers = means | {"ratio_min": min(ratios), "ratio_max": max(ratios)}
+    return {"codec": name, "frames_per_block": size} | {key: round(n, 2) for key, n in numbers.items()}
 
 
 def _one_codec(
@@ -157,11 +158,7 @@ def _zarr(samples: dict[str, np.ndarray]) -> list[dict[str, Any]]:
             "windows_ms": 1e3 * _median_seconds(read_windows, 2),
         }
 
-    results = [measure(frames) for frames in samples.values()]
-    ratios = [result["ratio"] for result in results]
-    means = {key: round(float(np.mean([result[key] for result in results])), 2) for key in results[0]}
-    extremes = {"ratio_min": round(min(ratios), 2), "ratio_max": round(max(ratios), 2)}
-    return [{"codec": "zarr, its default (zstd)", "frames_per_block": 8, **means, **extremes}]
+    return [_summary("zarr, its default (zstd)", 8, [measure(frames) for frames in samples.values()])]
 
 
 class WindowReaders:
@@ -264,17 +261,11 @@ def compare_stores(readers: WindowReaders, *, warm_rounds: int, cold_rounds: int
             del opened
     opened_all = {store: readers.open(store) for store in stores}
     _touch(readers, opened_all)
+    _check_equal(readers, opened_all, readers.draw(generator))
     for number in progress(range(warm_rounds), description="warm reads", unit="round"):
         drawn = readers.draw(generator)
-        expected = None
-        for store in stores:
-            if store == "npz" and number >= cold_rounds:
-                continue
+        for store in stores if number < cold_rounds else stores[:2]:
             seconds[store, "warm"].append(_seconds(readers.read, store, opened_all[store], drawn))
-            frames = readers.read(store, opened_all[store], drawn).clone() if number == 0 else None
-            if frames is not None:
-                assert expected is None or torch.equal(expected, frames), f"{store} reads other frames"
-                expected = frames
     frames_read = WINDOWS // len(readers.rows) * len(readers.rows) * WINDOW_FRAMES
     return [
         {
@@ -289,6 +280,13 @@ def compare_stores(readers: WindowReaders, *, warm_rounds: int, cold_rounds: int
         }
         for (store, cache), values in seconds.items()
     ]
+
+
+def _check_equal(readers: WindowReaders, opened: dict[str, list[Any]], drawn: list[np.ndarray]) -> None:
+    """All stores must give the same frames, or their times compare nothing."""
+    expected = readers.read("raw", opened["raw"], drawn).clone()
+    for store, sources in opened.items():
+        assert torch.equal(readers.read(store, sources, drawn), expected), f"{store} reads other frames"
 
 
 def memory_of_sampling(datasets: Sequence[TrajectoryDataset], batches: int) -> dict[str, Any]:
@@ -339,12 +337,3 @@ def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
 def _median_seconds(work: Callable[[], Any], rounds: int) -> float:
     work()
     return median(_seconds(work) for _ in range(rounds))
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of a table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -7,16 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.envs.utils import set_exploration_type
 
 from xtra_rl.data.frames import CompressedFrames
 from xtra_rl.data.trajectory_writer import TrajectoryWriter
-from xtra_rl.envs.lockstep import act_unfinished
-
-Policy = Callable[[TensorDictBase], TensorDictBase]
-_MODES = {"greedy": ExplorationType.DETERMINISTIC, "sampled": ExplorationType.RANDOM}
+from xtra_rl.envs.lockstep import EXPLORATION, Policy, act_unfinished
 
 
 def collect_episodes(
@@ -63,7 +59,7 @@ def collect_episodes(
 
     if num_episodes < 1 or max_steps < 1:
         raise ValueError(f"num_episodes={num_episodes}, max_steps={max_steps}: expected at least 1")
-    if mode not in _MODES:
+    if mode not in EXPLORATION:
         raise ValueError(f"mode is {mode!r}; expected 'greedy' or 'sampled'")
     group = min(num_envs or num_episodes, num_episodes)
     scores: list[float] = []
@@ -83,7 +79,7 @@ def collect_episodes(
         # All environments are made, so that each has the seed it would have had in one go.
         env = make_env(task, size, seed=seed + start, episodic_life=False, **(env_kwargs or {}))
         try:
-            with torch.no_grad(), set_exploration_type(_MODES[mode]):
+            with torch.no_grad(), set_exploration_type(EXPLORATION[mode]):
                 _play(policy, env, wanted, max_steps, lambda i, rows, start=start: store(start + i, rows))  # type: ignore[misc]
         finally:
             env.close(raise_if_closed=False)

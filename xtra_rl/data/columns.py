@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xtra_rl.data.append_file import AppendFile, DatasetError, FileEntry, verify_file
+from xtra_rl.data.append_file import AppendFile, DatasetError, verify_file
 from xtra_rl.data.manifest import map_array
 from xtra_rl.files import FolderLock, atomic_write_bytes
 
@@ -191,15 +191,9 @@ class Column:
                 )
         if not (complete or unfinished):
             raise DatasetError(f"{where} is unfinished: {about['num_episodes']} episodes are done; {remedy}")
-        self.name = name
         self.provenance: dict[str, Any] = made_by
         self._file, self._entry = folder / "data.bin", about["file"]
         self.values = map_array(self._file, self._entry, dtype, shape)
-
-    @property
-    def entry(self) -> FileEntry:
-        """Size and hash of the values."""
-        return self._entry
 
     def verify(self) -> None:
         """Compare the hash of the values.

@@ -25,9 +25,7 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
 
     Args:
         rows: TensorDict ``[N]`` of the small row keys, in order, all episodes whole.
-        frames: reads the frames of the dataset.
-        first_row: ``[E]`` row of each episode in ``rows``.
-        frame_row: ``[E]`` row of each episode in ``frames``.
+        frames: reads the frames of these rows, and knows where episodes begin.
         num_actions, alpha, beta, generator, reuse_memory: see :class:`TrajectoryReplayBuffer`.
     """
 
@@ -36,23 +34,19 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
         rows: TensorDictBase,
         frames: FrameReader,
         *,
-        first_row: np.ndarray,
-        frame_row: np.ndarray,
         num_actions: int,
         alpha: float,
         beta: float,
         generator: torch.Generator,
         reuse_memory: bool = False,
     ) -> None:
-        size = len(rows)
+        size, first_row = len(rows), frames.first_row
         writer = ColumnWriter(1, size)
         writer.written += size
         writer.total_added = size - len(first_row)
         self._frames = frames
-        self._first_row = np.asarray(first_row)
-        self._shift = np.asarray(frame_row) - self._first_row
-        lengths = np.diff(np.append(self._first_row, size))
-        step = np.arange(size) - np.repeat(self._first_row, lengths)
+        lengths = np.diff(np.append(first_row, size))
+        step = np.arange(size) - np.repeat(first_row, lengths)
         rows = rows.copy().set("step", torch.from_numpy(step.astype(np.int32)))
         self._set_up(
             TensorStorage(rows),
@@ -63,22 +57,18 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
             reuse_memory=reuse_memory,
             generator=generator,
         )
-        final = torch.from_numpy(self._first_row + lengths - 1)
+        final = torch.from_numpy(first_row + lengths - 1)
         self._sampler.activate(torch.arange(size))
         self._sampler.deactivate(final)
 
     def _stamps(self, rows: Tensor) -> Tensor:
         # Every episode before the row's has one row that is no transition.
-        episode = np.searchsorted(self._first_row, rows.numpy(), side="right") - 1
+        episode = np.searchsorted(self._frames.first_row, rows.numpy(), side="right") - 1
         return rows - torch.from_numpy(episode)
 
     def _gather_pixels(self, rows: Tensor) -> Tensor:
-        wanted = rows.reshape(-1).numpy()
-        episode = np.searchsorted(self._first_row, wanted, side="right") - 1
         memory = self._memory_for(rows, self._frames.frame_shape)
-        frames = self._frames.gather(
-            wanted + self._shift[episode], None if memory is None else memory.numpy()
-        )
+        frames = self._frames.gather(rows.reshape(-1).numpy(), None if memory is None else memory.numpy())
         return torch.from_numpy(frames).view(*rows.shape, *self._frames.frame_shape)
 
     def append(self, rows: TensorDictBase, env_index: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from xtra_rl.data.append_file import DatasetError
 from xtra_rl.data.trajectories import TrajectoryDataset
 from xtra_rl.envs import get_task
-from xtra_rl.evaluation.figures import new_figure, styled
+from xtra_rl.evaluation.figures import new_figure, save_figure, styled
 from xtra_rl.evaluation.report import format_table
 
 # ALE's order of the 18 actions.
@@ -173,7 +173,4 @@ def frame_sheet(
             axes.set_title(f"{int(entry['checkpoint'])} / {step}", fontsize=6, loc="left", pad=2)
         row[0].set_ylabel(dataset.task.replace("_", " "), fontsize=8)
     figure.suptitle("Frames of the offline data (checkpoint / env step)", x=0.01, ha="left", fontsize=9)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)

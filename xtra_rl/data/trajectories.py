@@ -12,7 +12,6 @@ A trajectory of T transitions has T + 1 rows, the last being the final observati
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,6 @@ from xtra_rl.data.manifest import (
 from xtra_rl.data.trajectory_writer import ROW_DTYPES, TrajectoryWriter
 
 __all__ = ["DatasetError", "TrajectoryDataset", "TrajectoryWriter"]
-
-logger = logging.getLogger(__name__)
 
 
 class TrajectoryDataset:
@@ -357,12 +354,11 @@ class TrajectoryDataset:
                 column = self._open_column(name, provenance)
                 column.verify()
                 tables[name] = column.values
-        frame_row, lengths = self.episodes["first_row"][chosen], self.episodes["length"][chosen]
+        whole = len(chosen) == self.num_episodes
+        first_row, lengths = self.episodes["first_row"][chosen], self.episodes["length"][chosen]
         return DatasetReplayBuffer(
-            small_rows(tables, frame_row, lengths, whole=len(chosen) == self.num_episodes),
-            self.frames,
-            first_row=np.cumsum(lengths) - lengths,
-            frame_row=frame_row,
+            small_rows(tables, first_row, lengths, whole=whole),
+            self.frames if whole else self.frames.select(chosen),
             num_actions=num_actions,
             alpha=alpha,
             beta=beta,

@@ -165,7 +165,7 @@ class TrajectoryWriter:
 
     def count(self, checkpoint: int) -> int:
         """Return how many episodes of a checkpoint there are; the rest is left to collect."""
-        return len(self.numbers(checkpoint))
+        return len(self._numbers.get(checkpoint, ()))
 
     def numbers(self, checkpoint: int) -> frozenset[int]:
         """Return which episodes of a checkpoint there are, by the ``number`` they were added with."""
@@ -196,7 +196,7 @@ class TrajectoryWriter:
         if self._lock is None:
             raise ValueError("this TrajectoryWriter is closed; open a new one to add episodes")
         episode = self._conform(rows)
-        taken = self.numbers(checkpoint)
+        taken = self._numbers.get(checkpoint, set())
         if number is None:
             number = max(taken, default=-1) + 1
         if number in taken:

@@ -6,11 +6,16 @@ from collections.abc import Callable
 
 import torch
 from tensordict import TensorDictBase
+from torchrl.envs.utils import ExplorationType
+
+Policy = Callable[[TensorDictBase], TensorDictBase]
+"""Reads observations ``[n]`` and writes ``action``: a planner, a module, a function."""
+
+EXPLORATION = {"greedy": ExplorationType.DETERMINISTIC, "sampled": ExplorationType.RANDOM}
+"""TorchRL's exploration type by the mode in which games are played."""
 
 
-def act_unfinished(
-    policy: Callable[[TensorDictBase], TensorDictBase], td: TensorDictBase, active: torch.Tensor
-) -> TensorDictBase:
+def act_unfinished(policy: Policy, td: TensorDictBase, active: torch.Tensor) -> TensorDictBase:
     """Ask the policy only for the unfinished episodes; a search for the others would be wasted.
 
     A finished environment repeats the row, and so the action, of the first unfinished one: any legal action

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xtra_rl.evaluation.figures import COLOURS, new_figure, styled
+from xtra_rl.evaluation.figures import COLOURS, new_figure, save_figure, styled
 
 
 def bootstrap_interval(
@@ -74,7 +74,4 @@ def agent_bars(
         f"Students, teachers and their data (scale {scale}, seed {seed}); bars: means, lines: 95 % intervals"
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)

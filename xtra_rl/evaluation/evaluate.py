@@ -11,14 +11,11 @@ import torch
 from tensordict import TensorDictBase
 from torch import nn
 from torchrl.envs.common import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.envs.utils import set_exploration_type
 
-from xtra_rl.envs.lockstep import act_unfinished
+from xtra_rl.envs.lockstep import EXPLORATION, Policy, act_unfinished
 
 EvaluationMode = Literal["greedy", "sampled"]
-Policy = Callable[[TensorDictBase], TensorDictBase]
-
-_EXPLORATION = {"greedy": ExplorationType.DETERMINISTIC, "sampled": ExplorationType.RANDOM}
 
 
 class SupportsUpdate(Protocol):
@@ -91,8 +88,8 @@ def evaluate(
     Raises:
         ValueError: for an argument out of its range.
     """
-    if mode not in _EXPLORATION:
-        raise ValueError(f"mode={mode!r} is unknown; known modes: {', '.join(_EXPLORATION)}")
+    if mode not in EXPLORATION:
+        raise ValueError(f"mode={mode!r} is unknown; known modes: {', '.join(EXPLORATION)}")
     for name, value in {"num_episodes": num_episodes, "max_steps": max_steps, "num_envs": num_envs}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
@@ -105,7 +102,7 @@ def evaluate(
     group = min(num_envs or num_episodes, num_episodes)
 
     rounds = []
-    with torch.no_grad(), set_exploration_type(_EXPLORATION[mode]), _eval_mode(policy):
+    with torch.no_grad(), set_exploration_type(EXPLORATION[mode]), _eval_mode(policy):
         for start in range(0, num_episodes, group):
             size = min(group, num_episodes - start)
             env = make_env(task, size, seed=seed + start, episodic_life=False, **env_kwargs)

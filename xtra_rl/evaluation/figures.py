@@ -289,10 +289,15 @@ def _finish(axes: Axes, has_data: bool, message: str, x_axis: XAxis, y_label: st
 
 
 def _save(figure: Figure, path: str | os.PathLike[str], title: str, scale: str, seed: int) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.suptitle(f"{title}  (scale {scale}, seed {seed})", x=0.01, ha="left", fontsize=10)
     shared_legend(figure)
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure, making the folder; returns its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from xtra_rl.data.append_file import DatasetError
 from xtra_rl.data.importers.npy_stream import NpyStream
-from xtra_rl.envs.tasks import TaskSpec, get_task
+from xtra_rl.data.importers.shared import atari_task
 
 BASE_URL = "https://storage.googleapis.com/atari-replay-datasets/dqn"
 KINDS = ("observation", "action", "reward", "terminal")
@@ -26,20 +26,6 @@ def file_name(kind: str, checkpoint: int) -> str:
     """
     prefix = "" if kind == "add_count" else "$store$_"
     return f"{prefix}{kind}_ckpt.{checkpoint}.gz"
-
-
-def atari_task(task: str | TaskSpec) -> TaskSpec:
-    """The task of that name.
-
-    Raises:
-        ValueError: if it is unknown or not an Atari game.
-    """
-    spec = get_task(task)
-    if spec.ale_name is None:
-        raise ValueError(
-            f"task {spec.name!r} is not an Atari game, the public data is; name the game it is of"
-        )
-    return spec
 
 
 def folder_name(task: str, run: int) -> str:

@@ -21,14 +21,13 @@ from xtra_rl.data.importers.dqn_files import (
     BASE_URL,
     FRAME_SHAPE,
     KINDS,
-    atari_task,
     count_rows,
     download_dqn_replay,
     file_name,
     find_logs,
 )
-from xtra_rl.data.importers.frames import OnProgress, convert_frames, progress_or
 from xtra_rl.data.importers.npy_stream import NpyStream
+from xtra_rl.data.importers.shared import OnProgress, atari_task, convert_frames, progress_or
 from xtra_rl.data.trajectories import TrajectoryDataset
 from xtra_rl.data.trajectory_writer import TrajectoryWriter
 from xtra_rl.envs.tasks import TaskSpec

@@ -16,8 +16,7 @@ import numpy as np
 
 from xtra_rl.data.append_file import DatasetError
 from xtra_rl.data.frames import CompressedFrames
-from xtra_rl.data.importers.dqn_files import atari_task
-from xtra_rl.data.importers.frames import OnProgress, convert_frames, progress_or
+from xtra_rl.data.importers.shared import OnProgress, atari_task, convert_frames, progress_or
 from xtra_rl.data.trajectories import TrajectoryDataset
 from xtra_rl.data.trajectory_writer import TrajectoryWriter
 from xtra_rl.envs.tasks import NUM_ATARI_ACTIONS, TaskSpec, get_task

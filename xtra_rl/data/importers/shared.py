@@ -1,4 +1,4 @@
-"""What all importers share: frames in our layout, and how far an import is."""
+"""What all importers share: the game, frames in our layout, and how far an import is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from xtra_rl.envs.tasks import TaskSpec, get_task
 from xtra_rl.training.progress import progress
 
 
@@ -15,6 +16,20 @@ class OnProgress(Protocol):
     """Anything that counts, e.g. :class:`xtra_rl.training.progress.Progress`."""
 
     def update(self, n: int = 1) -> Any: ...
+
+
+def atari_task(task: str | TaskSpec) -> TaskSpec:
+    """The task of that name.
+
+    Raises:
+        ValueError: if it is unknown or not an Atari game.
+    """
+    spec = get_task(task)
+    if spec.ale_name is None:
+        raise ValueError(
+            f"task {spec.name!r} is not an Atari game, the public data is; name the game it is of"
+        )
+    return spec
 
 
 def progress_or(
