@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from recipe_names import RECIPES
 
 import xtra_rl
 
@@ -70,17 +71,6 @@ def test_library_does_not_print_import_recipes_or_read_configs():
         assert not re.search(r"(import|from) (hydra|omegaconf)|xtra_rl\.recipes|xtra_rl\.configs", text), path
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        "collect_offline",
-        "train_teacher",
-        "distill",
-        "compare_offline",
-        "behaviour_cloning",
-        "xtra_finetune",
-        "evaluate",
-    ],
-)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_are_short(recipe):
     assert len((ROOT / "recipes" / f"{recipe}.py").read_text().splitlines()) <= 200

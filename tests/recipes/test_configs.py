@@ -6,18 +6,10 @@ import pytest
 import torch
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
+from recipe_names import RECIPES
 
 from xtra_rl.recipes import build, common
 
-RECIPES = (
-    "collect_offline",
-    "train_teacher",
-    "distill",
-    "compare_offline",
-    "behaviour_cloning",
-    "xtra_finetune",
-    "evaluate",
-)
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper")
 
 
