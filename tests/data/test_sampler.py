@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers import LazyTensorStorage, TensorDictReplayBuffer
 
 from xtra_rl.data import TorchPrioritizedSampler
+from xtra_rl.data.masses import MassTable
 
 
 def filled(priorities, *, alpha=0.6, beta=0.4, seed=0):
@@ -165,3 +166,35 @@ def test_it_serves_a_plain_torchrl_buffer():
     plain.update_tensordict_priority(sample)
     assert (sampler._priority[:20] == 50.0).sum() == 8
     assert sampler.num_active == 20
+
+
+@pytest.mark.parametrize("size", [1, 5, 256, 257, 3000])
+def test_draws_by_blocks_are_those_of_one_long_sum(size):
+    generator = np.random.default_rng(size)
+    # Whole numbers: sums are exact in any order.
+    mass = generator.integers(0, 4, size).astype(float)
+    mass[generator.integers(size)] = 7.0
+    table = MassTable(size)
+    for part in np.array_split(generator.permutation(size), 3):
+        table.put(part, mass[part])
+    points = np.append(generator.uniform(0, mass.sum(), 500), [0.0, mass.sum() - 1, mass.sum()])
+    points[:100] = np.floor(points[:100])
+    expected = np.searchsorted(mass.cumsum(), np.minimum(points, np.nextafter(mass.sum(), 0)), "right")
+    assert (table.find(points) == expected).all()
+    assert table.total == mass.sum()
+    assert table.num_positive == np.count_nonzero(mass)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_never_draws_a_row_without_mass(seed):
+    generator = np.random.default_rng(seed)
+    table = MassTable(4000)
+    rows = generator.permutation(4000)[:2000]
+    table.put(rows, 10.0 ** generator.uniform(-12, 3, 2000))
+    # The ends of rows, where rounding puts a point on either side.
+    ends = table.mass.cumsum()
+    points = np.concatenate([ends, np.nextafter(ends, 0), np.nextafter(ends, 1e9), [table.total]])
+    assert (table.mass[table.find(np.clip(points, 0, table.total))] > 0).all()
+    table.put(rows, 0.0)
+    assert table.num_positive == 0
+    assert table.total == 0.0

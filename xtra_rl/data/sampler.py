@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchrl.data.replay_buffers.samplers import PrioritizedSampler
 from torchrl.data.replay_buffers.storages import Storage
+
+from xtra_rl.data.masses import MassTable
 
 # A draw that meets mostly rows it already has is finished by one exact pass over all rows instead.
 _MAX_ROUNDS = 4
@@ -23,8 +26,8 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     weights :math:`(N P_i)^{-\beta}` over the largest of the batch, the largest priority seen so far (1 at the
     start) for new rows. When fewer than ``batch_size`` rows are active the draw is with replacement.
 
-    TorchRL's own sampler needs a compiled extension that fits one release of torch only. This one keeps a
-    flat float64 array, searched through its cumulative sum. It subclasses ``PrioritizedSampler`` because
+    TorchRL's own sampler needs a compiled extension that fits one release of torch only. This one draws from a
+    :class:`~xtra_rl.data.masses.MassTable`. It subclasses ``PrioritizedSampler`` because
     ``TensorDictReplayBuffer.update_tensordict_priority`` silently does nothing for any other class.
 
     Args:
@@ -66,11 +69,16 @@ class TorchPrioritizedSampler(PrioritizedSampler):
         self._priority = torch.zeros(self._max_capacity, dtype=torch.float64)
         # priority ** alpha of the active rows and 0 of all others; the only place that says which rows are
         # active.
-        self._mass = torch.zeros(self._max_capacity, dtype=torch.float64)
+        self._masses = MassTable(self._max_capacity)
         self._largest = 1.0
 
     def _maybe_init_from_storage(self, storage: Storage | None) -> None:
         """Priorities stay on the CPU whatever the storage is."""
+
+    @property
+    def _mass(self) -> Tensor:
+        """Mass of every row ``[max_capacity]``, a view: written through the table alone."""
+        return torch.from_numpy(self._masses.mass)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +94,7 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     def alpha(self, value: float) -> None:
         _check_exponent("alpha", value)
         self._alpha = float(value)
-        self._mass = torch.where(self._mass > 0, self._to_mass(self._priority), 0.0)
+        self._put_all(np.where(self._masses.mass > 0, self._to_mass(self._priority.numpy()), 0.0))
 
     @property
     def beta(self) -> float:
@@ -110,7 +118,7 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     @property
     def num_active(self) -> int:
         """Number of rows that can be drawn."""
-        return int(torch.count_nonzero(self._mass))
+        return self._masses.num_positive
 
     def is_active(self, index: Tensor) -> Tensor:
         """Return which of the rows ``index [n]`` can be drawn, ``[n]`` bool."""
@@ -123,12 +131,12 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     def activate(self, index: Tensor) -> None:
         """Make rows ``index [n]`` drawable, with the largest priority so far."""
         self._priority[index] = self._largest
-        self._mass[index] = max(self._largest**self._alpha, _TINY_MASS)
+        self._masses.put(index.numpy(), max(self._largest**self._alpha, _TINY_MASS))
 
     def deactivate(self, index: Tensor) -> None:
         """Make rows ``index [n]`` impossible to draw until they are activated again."""
         self._priority[index] = 0.0
-        self._mass[index] = 0.0
+        self._masses.put(index.numpy(), 0.0)
 
     def add(self, index: int | Tensor) -> None:
         """Activate a row that a plain TorchRL buffer has written."""
@@ -151,28 +159,28 @@ class TorchPrioritizedSampler(PrioritizedSampler):
         Raises:
             ValueError: if a priority is negative or not finite, or the shapes differ.
         """
-        index = torch.as_tensor(index, dtype=torch.long, device="cpu").reshape(-1)
-        priority = torch.as_tensor(priority).detach().to("cpu", torch.float64).reshape(-1)
-        if priority.numel() not in (1, index.numel()):
+        rows = torch.as_tensor(index, dtype=torch.long, device="cpu").reshape(-1).numpy()
+        values = torch.as_tensor(priority).detach().to("cpu", torch.float64).reshape(-1).numpy()
+        if values.size not in (1, rows.size):
+            raise ValueError(f"priority has {values.size} values for {rows.size} rows; pass one for each row")
+        fine = np.isfinite(values) & (values >= 0)
+        if not fine.all():
             raise ValueError(
-                f"priority has {priority.numel()} values for {index.numel()} rows; pass one for each row"
+                f"priority={values[~fine][0]} must be finite and at least 0; check the loss it comes from"
             )
-        if index.numel() == 0:
-            return
-        if not bool((torch.isfinite(priority) & (priority >= 0)).all()):
-            bad = priority[~(torch.isfinite(priority) & (priority >= 0))][0].item()
-            raise ValueError(f"priority={bad} must be finite and at least 0; check the loss it comes from")
-        priority = priority.expand_as(index).clamp_min(self._eps)
-        active = self._mass[index] > 0
-        index, priority = index[active], priority[active]
-        if index.numel() == 0:
-            return
-        self._priority[index] = priority
-        self._mass[index] = self._to_mass(priority)
-        self._largest = max(self._largest, float(priority.max()))
+        values = np.broadcast_to(np.maximum(values, self._eps), rows.shape)
+        active = self._masses.mass[rows] > 0
+        rows, values = rows[active], values[active]
+        if rows.size:
+            self._priority.numpy()[rows] = values
+            self._masses.put(rows, self._to_mass(values))
+            self._largest = max(self._largest, float(values.max()))
 
-    def _to_mass(self, priority: Tensor) -> Tensor:
-        return priority.pow(self._alpha).clamp_min(_TINY_MASS)
+    def _put_all(self, mass: np.ndarray) -> None:
+        self._masses.put(np.arange(self._max_capacity), mass)
+
+    def _to_mass(self, priority: np.ndarray) -> np.ndarray:
+        return np.maximum(priority**self._alpha, _TINY_MASS)
 
     def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
         return self.num_active
@@ -191,27 +199,23 @@ class TorchPrioritizedSampler(PrioritizedSampler):
             raise ValueError(
                 f"batch_size={batch_size} rows were asked of an empty buffer; add transitions first"
             )
-        cumulative = self._mass.cumsum(0)
-        if batch_size > active:
-            index = self._search(cumulative, batch_size)
-        else:
-            index = self._draw_distinct(cumulative, batch_size)
-        weight = (self._mass[index] * (active / cumulative[-1])).pow(-self._beta)
-        return index, {"priority_weight": (weight / weight.max()).float()}
+        index = self._draw(batch_size) if batch_size > active else self._draw_distinct(batch_size)
+        weight = (self._masses.mass[index] * (active / self._masses.total)) ** -self._beta
+        weight = (weight / weight.max()).astype(np.float32)
+        return torch.from_numpy(index), {"priority_weight": torch.from_numpy(weight)}
 
-    def _search(self, cumulative: Tensor, count: int) -> Tensor:
-        total = cumulative[-1]
-        point = torch.rand(count, dtype=torch.float64, generator=self._rng) * total
-        # Rounding may lift a point to the total itself, which lies behind the last active row.
-        point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, point, right=True)
+    def _draw(self, count: int) -> np.ndarray:
+        points = torch.rand(count, dtype=torch.float64, generator=self._rng)
+        return self._masses.find(points.numpy() * self._masses.total)
 
-    def _draw_distinct(self, cumulative: Tensor, count: int) -> Tensor:
+    def _draw_distinct(self, count: int) -> np.ndarray:
         # Drawing again on a repeat is the same as drawing from what is left.
-        found = torch.empty(0, dtype=torch.long)
+        found = np.empty(0, np.int64)
         for _ in range(_MAX_ROUNDS):
-            found = _first_occurrences(torch.cat([found, self._search(cumulative, count)]))[:count]
-            if found.numel() == count:
+            drawn = np.concatenate([found, self._draw(count)])
+            _, first = np.unique(drawn, return_index=True)
+            found = drawn[np.sort(first)[:count]]
+            if len(found) == count:
                 return found
         # A few rows hold nearly all of the mass: finish by an exponential race, where the smallest
         # E_i / mass_i come in the order of draws without replacement.
@@ -219,7 +223,8 @@ class TorchPrioritizedSampler(PrioritizedSampler):
         left[found] = 0.0
         time = torch.empty_like(left).exponential_(generator=self._rng) / left
         time.masked_fill_(left == 0, torch.inf)
-        return torch.cat([found, time.topk(count - found.numel(), largest=False, sorted=True).indices])
+        rest = time.topk(count - len(found), largest=False, sorted=True).indices
+        return np.concatenate([found, rest.numpy()])
 
     def _empty(self) -> None:
         self._init()
@@ -247,7 +252,7 @@ class TorchPrioritizedSampler(PrioritizedSampler):
                 f"state of max_capacity={size} does not fit a sampler of {self._max_capacity} rows"
             )
         self._priority = state_dict["priority"].clone()
-        self._mass = state_dict["mass"].clone()
+        self._put_all(state_dict["mass"].numpy())
         self._largest, self._alpha, self._beta, self._eps = state_dict["scalars"].tolist()
         if "rng" in state_dict and self._rng is not None:
             self._rng.set_state(state_dict["rng"])
@@ -265,13 +270,3 @@ class TorchPrioritizedSampler(PrioritizedSampler):
 def _check_exponent(name: str, value: float) -> None:
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name}={value} must be a finite number of at least 0")
-
-
-def _first_occurrences(values: Tensor) -> Tensor:
-    order = torch.argsort(values, stable=True)
-    ordered = values[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    keep = torch.zeros_like(first)
-    keep[order[first]] = True
-    return values[keep]
