@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -20,7 +21,7 @@ from torchrl.data.replay_buffers import (
 from xtra_rl.data.rows import conform_rows, trajectory_rows
 from xtra_rl.data.sampler import TorchPrioritizedSampler
 from xtra_rl.data.snapshot import buffer_state, load_buffer, load_buffer_state, save_buffer
-from xtra_rl.data.windows import gather_rows, gather_window, window_rows
+from xtra_rl.data.windows import gather_rows, gather_window, plain, window_rows
 from xtra_rl.data.writer import ColumnWriter, Placement
 from xtra_rl.files import FolderLock
 
@@ -293,17 +294,17 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
     ) -> TensorDict:
         stored, writer = self._rows, self._writer
         rows = window_rows(
-            root,
-            stored["step"].as_subclass(torch.Tensor),
-            writer.written,
+            root.numpy(),
+            plain(stored["step"]),
+            writer.written.numpy(),
             writer.ring_size,
             num_transitions=width,
             frame_stack=frame_stack,
         )
         shown = rows.future if bootstrap_pixels else rows.future[:, : unroll + 1]
         random_action = torch.randint(self.num_actions, (root.numel(), width), generator=self._rng)
-        window = gather_window(stored, rows, unroll_steps=unroll, filler_action=random_action)
-        window["pixels"] = self._gather_pixels(torch.cat([rows.history, shown], 1))
+        window = gather_window(stored, rows, unroll_steps=unroll, filler_action=random_action.numpy())
+        window["pixels"] = self._gather_pixels(torch.from_numpy(np.concatenate([rows.history, shown], 1)))
         window["age"] = writer.total_added - self._stamps(root)
         return TensorDict(window, [root.numel()])
 

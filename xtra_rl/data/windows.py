@@ -1,9 +1,13 @@
-"""Which rows of the replay storage make up a window, and how frames are stacked."""
+"""Which rows of the replay storage make up a window, and how frames are stacked.
+
+Indices are computed by NumPy: a batch has a few hundred, and PyTorch's cost for each call would be most of the time.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -12,16 +16,22 @@ from torch import Tensor
 class WindowRows(NamedTuple):
     """Rows of windows that start at given root rows; ``W`` is the number of transitions of a window."""
 
-    future: Tensor
+    future: np.ndarray
     """``[B, W + 1]`` row of position 0.., the last available one repeated where the trajectory has ended."""
-    history: Tensor
+    history: np.ndarray
     """``[B, F - 1]`` rows before the root, oldest first, the first available one repeated."""
-    observation_mask: Tensor
+    observation_mask: np.ndarray
     """``[B, W + 1]`` bool: the row of position k exists in the trajectory of the root."""
 
 
 def window_rows(
-    root: Tensor, step: Tensor, written: Tensor, ring_size: int, *, num_transitions: int, frame_stack: int
+    root: np.ndarray,
+    step: np.ndarray,
+    written: np.ndarray,
+    ring_size: int,
+    *,
+    num_transitions: int,
+    frame_stack: int,
 ) -> WindowRows:
     """Find the rows of windows in a storage of per-environment rings.
 
@@ -37,25 +47,23 @@ def window_rows(
         num_transitions: W, length of the window in transitions.
         frame_stack: F; ``F - 1`` rows of history are returned.
     """
-    base = torch.div(root, ring_size, rounding_mode="floor")
-    place = root - base * ring_size
-    count = written[base]
-    base = base * ring_size
-    ahead = (count - 1 - place) % ring_size
-    behind = count.clamp(max=ring_size) - 1 - ahead
-    root_step = step.index_select(0, root).long()
+    ring, place = np.divmod(root, ring_size)
+    count = written[ring]
+    base, place = (ring * ring_size)[:, None], place[:, None]
+    ahead = (count[:, None] - 1 - place) % ring_size
+    behind = np.minimum(count, ring_size)[:, None] - 1 - ahead
+    root_step = step[root].astype(np.int64)[:, None]
 
-    offset = torch.arange(num_transitions + 1)
-    candidate = base[:, None] + (place[:, None] + offset) % ring_size
-    candidate_step = step.index_select(0, candidate.flatten()).view(candidate.shape)
-    exists = (offset <= ahead[:, None]) & (candidate_step == root_step[:, None] + offset)
-    reach = torch.minimum(offset, exists.sum(1, keepdim=True) - 1)
-    future = base[:, None] + (place[:, None] + reach) % ring_size
+    offset = np.arange(num_transitions + 1)
+    candidate = base + (place + offset) % ring_size
+    exists = (offset <= ahead) & (step[candidate] == root_step + offset)
+    reach = np.minimum(offset, exists.sum(1, keepdims=True) - 1)
+    future = base + (place + reach) % ring_size
 
-    back = torch.arange(frame_stack - 1, 0, -1)
+    back = np.arange(frame_stack - 1, 0, -1)
     # Rows that were overwritten are gone: the oldest surviving row stands in for the start of the trajectory.
-    back = torch.minimum(back, torch.minimum(root_step, behind)[:, None])
-    history = base[:, None] + (place[:, None] - back) % ring_size
+    back = np.minimum(back, np.minimum(root_step, behind))
+    history = base + (place - back) % ring_size
     return WindowRows(future, history, exists)
 
 
@@ -66,8 +74,13 @@ def gather_rows(leaf: Tensor, rows: Tensor, *, out: Tensor | None = None) -> Ten
     return torch.index_select(plain, 0, rows.reshape(-1), out=out).view(*rows.shape, *plain.shape[1:])
 
 
+def plain(leaf: Tensor) -> np.ndarray:
+    """A tensor of the storage as an array that shares its memory, free of the memory-mapped subclass's dispatch."""
+    return leaf.as_subclass(torch.Tensor).numpy()
+
+
 def gather_window(
-    stored: TensorDictBase, rows: WindowRows, *, unroll_steps: int, filler_action: Tensor
+    stored: TensorDictBase, rows: WindowRows, *, unroll_steps: int, filler_action: np.ndarray
 ) -> dict[str, Tensor]:
     """Gather everything of windows but frames; what does not exist is 0, its action ``filler_action [B, W]``.
 
@@ -75,24 +88,22 @@ def gather_window(
         The entries that :meth:`xtra_rl.data.buffers.TrajectoryReplayBuffer.sample_windows` lists.
     """
     exists = rows.observation_mask
-    mask = exists[:, 1:]
-    steps = rows.future[:, :-1]
+    mask = np.ascontiguousarray(exists[:, 1:])
+    steps, unrolled = rows.future[:, :-1], slice(0, unroll_steps + 1)
     window = {
-        "action": torch.where(mask, gather_rows(stored["action"], steps), filler_action),
-        "reward": gather_rows(stored["reward"], steps).masked_fill_(~mask, 0.0),
-        "transition_mask": mask.contiguous(),
+        "action": np.where(mask, plain(stored["action"])[steps], filler_action),
+        "reward": np.where(mask, plain(stored["reward"])[steps], np.float32(0)),
+        "transition_mask": mask,
         "observation_mask": exists,
-        "terminated": gather_rows(stored["terminated"], steps) & mask,
+        "terminated": plain(stored["terminated"])[steps] & mask,
     }
-    unrolled = slice(0, unroll_steps + 1)
     for source in ("search", "teacher"):
-        if f"{source}_value" in stored:
-            value = gather_rows(stored[f"{source}_value"], rows.future)
-            window[f"{source}_value"] = value.masked_fill_(~exists, 0.0)
-        if f"{source}_policy" in stored:
-            policy = gather_rows(stored[f"{source}_policy"], rows.future[:, unrolled])
-            window[f"{source}_policy"] = policy.masked_fill_(~exists[:, unrolled, None], 0.0)
-    return window
+        if (value := stored.get(f"{source}_value", None)) is not None:
+            window[f"{source}_value"] = np.where(exists, plain(value)[rows.future], np.float32(0))
+        if (policy := stored.get(f"{source}_policy", None)) is not None:
+            shown = plain(policy)[rows.future[:, unrolled]]
+            window[f"{source}_policy"] = np.where(exists[:, unrolled, None], shown, np.float32(0))
+    return {name: torch.from_numpy(entry) for name, entry in window.items()}
 
 
 def stack_frames(pixels: Tensor, frame_stack: int) -> Tensor:
