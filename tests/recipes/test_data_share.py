@@ -13,9 +13,6 @@ from xtra_rl.training.loop import Stopwatch, train_offline
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False, reason="2.5 of 49 ms were measured on two threads, 5.1 %: just above the bound"
-)
 def test_windows_take_less_than_a_twentieth_of_a_step_at_laptop_scale(config, tmp_path):
     torch.set_num_threads(2)
     cfg = config("distill", "scale=laptop")

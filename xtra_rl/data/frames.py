@@ -8,14 +8,14 @@ A block holds 8 frames, compressed by LZ4 (high compression). Measured against z
 from __future__ import annotations
 
 import copy
-import mmap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import lz4.block
 import numpy as np
 
+from xtra_rl.data import lz4_blocks
 from xtra_rl.data.append_file import AppendFile, DatasetError
 
 BLOCK_FIELDS = ("file", "size", "offset", "crc32")
@@ -23,7 +23,6 @@ BLOCK_DTYPE = np.dtype(list(zip(BLOCK_FIELDS, ("<u4", "<u4", "<u8", "<u4"))))
 FRAMES_PER_BLOCK = 8
 CODEC = {"name": "lz4", "frames_per_block": FRAMES_PER_BLOCK}
 LEVEL = 9
-_NOTHING = np.empty((0, 0), np.uint8)
 
 
 def frame_file(number: int) -> str:
@@ -132,8 +131,8 @@ class FrameReader:
         frame_shape: tuple[int, int, int],
     ) -> None:
         self._paths = [path / name for name in files]
-        self._maps: dict[int, memoryview] = {}
-        self._blocks = blocks
+        self._maps: dict[int, tuple[np.ndarray, int]] = {}
+        self._blocks = np.asarray(blocks)
         # A block is checked when it is read for the first time.
         self._checked = bytearray(len(blocks))
         self.first_row, self._first_block = first_row, first_block
@@ -156,7 +155,8 @@ class FrameReader:
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Frames of any rows ``[n]``, ``[n, C, H, W]`` uint8.
 
-        A block is decompressed once for all neighbours in ``rows`` that lie in it, so windows cost what they show.
+        A block is decompressed once for all neighbours in ``rows`` that lie in it, up to the last one of them, so
+        windows cost little more than what they show.
 
         Args:
             rows: int64 numbers of rows.
@@ -165,65 +165,91 @@ class FrameReader:
         Raises:
             DatasetError: naming the file if a block is damaged.
             IndexError: if a row does not exist.
+            ValueError: if ``out`` is not contiguous.
         """
         rows = np.asarray(rows, np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < self._num_rows):
             raise IndexError(
                 f"rows {rows.min()}..{rows.max()} reach beyond the {self._num_rows} of the dataset"
             )
+        if out is not None and not out.flags.c_contiguous:
+            raise ValueError("out is not contiguous; frames are written to it by address")
         result = (
             np.empty((len(rows), self._frame_bytes), np.uint8) if out is None else out.reshape(len(rows), -1)
         )
+        self._copy(self._runs(rows), result)
+        return result.reshape(len(rows), *self.frame_shape)
+
+    def _runs(self, rows: np.ndarray) -> Iterable[tuple[int, ...]]:
+        """Runs of consecutive frames of one block, in order.
+
+        Yields:
+            number of the block, first frame and stop in it, frames that its neighbouring runs need of it, how many of
+            these there are, place of the first frame in ``rows``, and the table's entry of the block.
+        """
+        if not len(rows):
+            return []
         episode = np.searchsorted(self.first_row, rows, side="right") - 1
         step = rows - self.first_row[episode]
         block = self._first_block[episode] + step // FRAMES_PER_BLOCK
         place = step % FRAMES_PER_BLOCK
-        # Runs of consecutive frames of one block are copied at once.
-        ends = np.flatnonzero((np.diff(block) != 0) | (np.diff(place) != 1)) + 1
-        bounds = np.concatenate([[0], ends, [len(rows)]]) if len(rows) else np.zeros(1, np.int64)
-        begin, end = bounds[:-1], bounds[1:]
+        begin = np.append(0, np.flatnonzero((np.diff(block) != 0) | (np.diff(place) != 1)) + 1)
+        stop = place[begin] + np.diff(begin, append=len(rows))
         block, place = block[begin], place[begin]
+        first_of_block = np.append(0, np.flatnonzero(np.diff(block)) + 1)
+        shared = np.diff(first_of_block, append=len(block))
+        needed = np.maximum.reduceat(stop, first_of_block).repeat(shared)
         entry = self._blocks[block]
-        columns = (block, place, place + end - begin, begin, end, *(entry[name] for name in BLOCK_FIELDS))
+        columns = (
+            block,
+            place,
+            stop,
+            needed,
+            shared.repeat(shared),
+            begin,
+            *(entry[name] for name in BLOCK_FIELDS),
+        )
         # Plain integers: the loop over them runs some hundred times for a batch.
-        runs = list(zip(*(column.tolist() for column in columns), strict=True))
-        self._copy(runs, result)
-        return result.reshape(len(rows), *self.frame_shape)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
-    def _copy(self, runs: list[tuple[int, ...]], result: np.ndarray) -> None:
-        """Decompress the blocks of runs of frames and copy these into ``result [n, C*H*W]``."""
-        last, content = -1, _NOTHING
-        for number, first, stop, to, until, file, size, offset, crc32 in runs:
-            if number != last:
-                last, content = number, self._block(number, file, offset, size, crc32)
-            try:
-                result[to:until] = content[first:stop]
-            except ValueError as error:
-                raise self._damaged(file, "a block holds too few frames") from error
+    def _copy(self, runs: Iterable[tuple[int, ...]], result: np.ndarray) -> None:
+        """Put the frames of runs into ``result [n, C*H*W]``, straight where a block's first frames are wanted."""
+        scratch = np.empty((FRAMES_PER_BLOCK, self._frame_bytes), np.uint8)
+        begin, detour = result.ctypes.data, scratch.ctypes.data
+        left = 0  # runs that still take from the scratch memory
+        for number, first, stop, needed, shared, to, *entry in runs:
+            if first == 0 and shared == 1:
+                self._decode(number, begin + to * self._frame_bytes, stop, *entry)
+                continue
+            if left == 0:
+                self._decode(number, detour, needed, *entry)
+                left = shared
+            left -= 1
+            result[to : to + stop - first] = scratch[first:stop]
 
-    def _block(self, number: int, file: int, offset: int, size: int, crc32: int) -> np.ndarray:
-        """Frames of a block, ``[n, C*H*W]``."""
-        data = self._map(file)[offset : offset + size]
+    def _decode(
+        self, number: int, target: int, frames: int, file: int, size: int, offset: int, crc32: int
+    ) -> None:
+        """Write the first ``frames`` of a block to the address ``target``."""
+        data, address = self._map(file)
         if not self._checked[number]:
-            if zlib.crc32(data) != crc32:
+            if offset + size > len(data) or zlib.crc32(data[offset : offset + size].data) != crc32:
                 raise self._damaged(file, "a block's checksum differs")
             self._checked[number] = True
-        try:
-            raw = lz4.block.decompress(data, uncompressed_size=FRAMES_PER_BLOCK * self._frame_bytes)
-            return np.frombuffer(raw, np.uint8).reshape(-1, self._frame_bytes)
-        except (lz4.block.LZ4BlockError, MemoryError, ValueError) as error:
-            raise self._damaged(file, str(error)) from error
+        wanted, content = frames * self._frame_bytes, FRAMES_PER_BLOCK * self._frame_bytes
+        if not lz4_blocks.decode_block(address + offset, size, target, wanted, content):
+            raise self._damaged(file, "a block holds too few frames")
 
-    def _map(self, file: int) -> memoryview:
-        view = self._maps.get(file)
-        if view is None:
+    def _map(self, file: int) -> tuple[np.ndarray, int]:
+        """A frame file and its address."""
+        found = self._maps.get(file)
+        if found is None:
             try:
-                with open(self._paths[file], "rb") as handle:
-                    view = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+                data = np.memmap(self._paths[file], np.uint8, "r")
             except (OSError, ValueError, IndexError) as error:
                 raise self._damaged(file, f"it cannot be read: {error}") from error
-            self._maps[file] = view
-        return view
+            found = self._maps[file] = (np.asarray(data), data.ctypes.data)
+        return found
 
     def _damaged(self, file: int, reason: str) -> DatasetError:
         path = self._paths[file] if file < len(self._paths) else f"frame file {file} of {self._paths}"
