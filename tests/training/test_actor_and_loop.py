@@ -11,7 +11,7 @@ from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
 from xtra_rl.envs import make_env, register_task, unregister_task
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
-from xtra_rl.training.loop import train_offline, train_online
+from xtra_rl.training.loop import scalars, train_offline, train_online
 
 
 class RandomPlanner(TensorDictModuleBase):
@@ -159,3 +159,14 @@ def test_tasks_must_agree_on_the_unroll(parts):
         BatchSource(two, {"a": NoTargets(), "b": other})
     with pytest.raises(ValueError, match="no targets for task 'b'"):
         BatchSource(two, {"a": NoTargets()})
+
+
+def test_metrics_become_floats_in_their_order():
+    metrics = {"a": torch.tensor(1, dtype=torch.int64), "b": 2.5, "c": torch.tensor(3.0, requires_grad=True)}
+    assert list(scalars(metrics).items()) == [("a", 1.0), ("b", 2.5), ("c", 3.0)]
+    assert scalars({}) == {}
+
+
+@pytest.mark.gpu
+def test_metrics_of_two_devices_become_floats():
+    assert scalars({"a": torch.tensor(1.0, device="cuda"), "b": torch.tensor(2.0)}) == {"a": 1.0, "b": 2.0}

@@ -146,7 +146,13 @@ def train_offline(
 
 
 def scalars(metrics: dict[str, Tensor | float]) -> dict[str, float]:
-    """Plain floats, in one transfer from the device."""
-    tensors = {key: value for key, value in metrics.items() if isinstance(value, Tensor)}
-    stacked = torch.stack([value.float() for value in tensors.values()]).tolist() if tensors else []
-    return {**{k: float(v) for k, v in metrics.items() if k not in tensors}, **dict(zip(tensors, stacked))}
+    """Plain floats in the order given, in one transfer from each device: the actor's may live elsewhere."""
+    values = {key: value for key, value in metrics.items() if not isinstance(value, Tensor)}
+    by_device: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in metrics.items():
+        if isinstance(value, Tensor):
+            by_device[value.device][key] = value
+    for tensors in by_device.values():
+        stacked = torch.stack([value.detach().float() for value in tensors.values()])
+        values |= dict(zip(tensors, stacked.tolist(), strict=True))
+    return {key: float(values[key]) for key in metrics}
