@@ -16,6 +16,7 @@ from xtra_rl.models import InferenceModel, PriorPolicy, WorldModel, make_world_m
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
 from xtra_rl.recipes import common
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
+from xtra_rl.search.backends import resolve_backend
 from xtra_rl.targets import ReanalyzeTargets, TeacherTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
@@ -76,7 +77,7 @@ def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | Gu
         "discount": search.discount,
         "max_bytes": search.max_bytes,
         "backend": search.backend,
-        "cuda_graph": search.cuda_graph,
+        "cuda_graph": uses_cuda_graph(cfg),
         "generator": generator,
     }
     if search.algorithm == "gumbel":
@@ -88,6 +89,14 @@ def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | Gu
         shared["temperature"] = partial(piecewise, values=common.plain(search.temperature))
         return MCTSPlanner(folded, **shared, **{name: search[name] for name in names_of})
     raise ValueError(f"search.algorithm is {search.algorithm!r}; expected 'puct' or 'gumbel'")
+
+
+def uses_cuda_graph(cfg: DictConfig) -> bool:
+    """``search.cuda_graph=auto`` captures searches wherever Triton runs them."""
+    if cfg.search.cuda_graph != "auto":
+        return bool(cfg.search.cuda_graph)
+    device = common.device_of(cfg)
+    return device.type == "cuda" and resolve_backend(cfg.search.backend, device) == "triton"
 
 
 def reanalyze_targets(
@@ -235,7 +244,7 @@ def online(
     task_weights: TaskWeightScheduler | None = None,
 ) -> tuple[Actor, BatchSource, Learner]:
     """EfficientZero on one task, with cross tasks beside it if there are any."""
-    device, cross = common.device_of(cfg), cross or {}
+    cross = cross or {}
     env = make_env(
         task, cfg.num_envs, seed=derive_seed(cfg.seed, "env", stage, task), **common.env_kwargs(cfg)
     )
@@ -263,4 +272,4 @@ def online(
         reduction=cfg.task_loss_reduction,
     )
     actor = Actor(env, planner(cfg, model, "act", stage, task), replay)
-    return actor, BatchSource(buffers, targets, device=device), learn
+    return actor, BatchSource(buffers, targets, device=common.device_of(cfg)), learn

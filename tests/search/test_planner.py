@@ -185,6 +185,24 @@ def test_cuda_graphs_need_the_triton_backend(planner_class):
         planner.search(observations(), noise=False)
 
 
+def test_roots_are_filled_up_for_graphs_and_the_fillers_leave_no_trace(planner_class, monkeypatch):
+    roots = observations(torch.arange(19) % NUM_STATES)
+    expected = planner_class(TableModel(), num_simulations=6).search(roots, noise=False)
+    planner = planner_class(TableModel(), num_simulations=6, cuda_graph=True, max_roots=13)
+    sizes, search = [], planner._search
+
+    def without_graphs(initial, noise, **options):
+        sizes.append(len(initial.value))
+        return search(initial, noise, **{**options, "graphs": None})
+
+    monkeypatch.setattr(planner, "_search", without_graphs)
+    found = planner.search(roots, noise=False)
+    assert sizes == [16, 8]
+    for name, part in zip(found._fields[:-1], found[:-1], strict=False):
+        assert torch.equal(part, getattr(expected, name)), name
+    assert found.tree is None
+
+
 def test_search_explores_only_with_noise(planner_class):
     planner = planner_class(TableModel(), num_simulations=8)
     quiet = [planner.search(observations(), noise=False).visit_counts for _ in range(2)]

@@ -58,7 +58,8 @@ class SearchPlanner(TensorDictModuleBase):
             fewer roots at once, but at least one; None = no bound.
         backend: of the search.
         cuda_graph: capture whole searches in CUDA graphs, for the backend "triton": see
-            :class:`~xtra_rl.search.SearchGraphs` for what that asks of the model.
+            :class:`~xtra_rl.search.SearchGraphs` for what that asks of the model. Roots are added up to
+            :func:`padded_size`, so that few graphs serve all batches.
         seed: of the planner's own generator.
         generator: used instead of an own generator, for example to share one.
     """
@@ -198,27 +199,34 @@ class SearchPlanner(TensorDictModuleBase):
         results = []
         with _evaluating(self.world_model):
             for start in range(0, size[0], limit):
-                rows = slice(start, start + limit)
+                count = min(limit, size[0] - start)
+                rows = self._rows(start, count, action_mask.device)
                 chunk = InitialOutput(*(part[rows] for part in initial))
-                results.append(
-                    self._search(
-                        chunk,
-                        None if draws is None else draws[rows],
-                        num_simulations=self.num_simulations,
-                        discount=self.discount,
-                        invalid_actions=~action_mask[rows],
-                        value_prefix_horizon=self.world_model.value_prefix_horizon,
-                        reset_entries=getattr(self.world_model, "reset_entries", ()),
-                        backend=self.backend,
-                        graphs=self._graphs,
-                        memory=self._memory,
-                        generator=self.generator if noise else None,
-                    )
+                result = self._search(
+                    chunk,
+                    None if draws is None else draws[rows],
+                    num_simulations=self.num_simulations,
+                    discount=self.discount,
+                    invalid_actions=~action_mask[rows],
+                    value_prefix_horizon=self.world_model.value_prefix_horizon,
+                    reset_entries=getattr(self.world_model, "reset_entries", ()),
+                    backend=self.backend,
+                    graphs=self._graphs,
+                    memory=self._memory,
+                    generator=self.generator if noise else None,
                 )
+                results.append(_first(result, count))
         if len(results) == 1:
             return results[0]
         columns = zip(*(part[:-1] for part in results), strict=True)  # all but the trees
         return SearchResult._make([*(torch.cat(column) for column in columns), None])
+
+    def _rows(self, start: int, count: int, device: torch.device) -> slice | Tensor:
+        """Which roots a search takes; for CUDA graphs, which are of one size each, the last one is repeated."""
+        padded = count if self._graphs is None else padded_size(count)
+        if padded == count:
+            return slice(start, start + count)
+        return start + torch.arange(padded, device=device).clamp(max=count - 1)
 
     def _roots_at_once(self, initial: InitialOutput) -> int:
         """How many roots the bounds allow."""
@@ -254,6 +262,26 @@ class SearchPlanner(TensorDictModuleBase):
     @abstractmethod
     def _explore(self, result: SearchResult) -> Tensor:
         """Actions ``[B]`` to collect data with."""
+
+
+def padded_size(count: int) -> int:
+    """Roots of the CUDA graph that searches ``count`` roots: a power of two, or from 256 on a multiple of 256.
+
+    How many roots a batch has differs from call to call (windows end with their games, games end while others go on),
+    and a graph takes as long to capture as several searches.
+
+    Example:
+        >>> [padded_size(count) for count in (1, 3, 8, 200, 257, 1500)]
+        [1, 4, 8, 256, 512, 1536]
+    """
+    return 1 << (count - 1).bit_length() if count <= 256 else -(-count // 256) * 256
+
+
+def _first(result: SearchResult, count: int) -> SearchResult:
+    """Without the roots that were added to fill a graph; their tree goes with them."""
+    if len(result.action) == count:
+        return result
+    return SearchResult._make([*(part[:count] for part in result[:-1]), None])
 
 
 def _device_of(model: Any, default: torch.device) -> torch.device:
