@@ -55,7 +55,7 @@ def source_of(cfg: DictConfig, datasets: dict[str, Path]) -> BatchSource:
         for task in datasets
     }
     quotas = even_quotas(list(datasets), cfg.batch_size)
-    return BatchSource(MultiTaskReplayBuffer(buffers, quotas), targets, device=device)
+    return build.batch_source(cfg, MultiTaskReplayBuffer(buffers, quotas), targets)
 
 
 def clone(

@@ -194,6 +194,12 @@ def annotated_buffers(
     }
 
 
+def batch_source(cfg: DictConfig, buffers: MultiTaskReplayBuffer, targets: dict[str, Any]) -> BatchSource:
+    """Batches for a learner of this config."""
+    prefetch = None if cfg.prefetch == "auto" else bool(cfg.prefetch)
+    return BatchSource(buffers, targets, device=common.device_of(cfg), prefetch=prefetch)
+
+
 def prior_policy(cfg: DictConfig, model: WorldModel, task: str) -> PriorPolicy:
     """A model's policy head as it acts without search."""
     return PriorPolicy(engine(cfg, model), generator=make_generator(cfg.seed, "prior policy", task))
@@ -272,4 +278,4 @@ def online(
         reduction=cfg.task_loss_reduction,
     )
     actor = Actor(env, planner(cfg, model, "act", stage, task), replay)
-    return actor, BatchSource(buffers, targets, device=common.device_of(cfg)), learn
+    return actor, batch_source(cfg, buffers, targets), learn

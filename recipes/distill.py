@@ -21,7 +21,7 @@ from xtra_rl.data import MultiTaskReplayBuffer, even_quotas
 from xtra_rl.objectives import LaggingTarget
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Annotated, Inputs
-from xtra_rl.training.batches import BatchSource, Targets
+from xtra_rl.training.batches import Targets
 
 
 def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
@@ -39,7 +39,7 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
         target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
         targets = {task: build.offline_reanalyze_targets(cfg, target, task, "student") for task in tasks}
     quotas = even_quotas(tasks, cfg.batch_size)
-    source = BatchSource(MultiTaskReplayBuffer(buffers, quotas), targets, device=common.device_of(cfg))
+    source = build.batch_source(cfg, MultiTaskReplayBuffer(buffers, quotas), targets)
     learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean")
 
     steps, label = cfg.distill.train_steps, f"distil {'+'.join(tasks)}"

@@ -23,7 +23,6 @@ from xtra_rl.objectives import LaggingTarget
 from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
-from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.progress import progress
 
 
@@ -34,7 +33,7 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     targets = build.offline_reanalyze_targets(cfg, target, task, "teacher")
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
-    source = BatchSource(buffers, {task: targets}, device=common.device_of(cfg))
+    source = build.batch_source(cfg, buffers, {task: targets})
     learner = build.learner(cfg, model, [task], "teacher", target=target)
 
     steps = cfg.teacher.train_steps

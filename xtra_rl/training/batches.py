@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 import torch
@@ -31,10 +32,15 @@ class Targets(Protocol):
 class BatchSource:
     """Draws windows of every task, turns them into targets and joins them.
 
+    With ``prefetch`` a thread draws the next batch, and brings it to the device, while this one trains. It stays
+    reproducible: the thread is done before :meth:`update_priority` touches the buffers, so a draw knows the priorities
+    and rows of all steps but the one before it, whatever the speed of the machine.
+
     Args:
         buffers: replay of all tasks with their quotas.
         targets: of each task, by name.
         device: where targets are computed and training happens.
+        prefetch: None does so if ``device`` is a GPU. On a CPU training keeps all cores busy by itself.
 
     Raises:
         ValueError: if a task has no targets, or they disagree on ``unroll_steps`` or ``frame_stack``.
@@ -46,6 +52,7 @@ class BatchSource:
         targets: Mapping[str, Targets],
         *,
         device: torch.device | str = "cpu",
+        prefetch: bool | None = None,
     ) -> None:
         missing = [task for task in buffers.tasks if task not in targets]
         if missing:
@@ -63,18 +70,42 @@ class BatchSource:
         self.bootstrap_steps = max(targets[task].bootstrap_steps for task in buffers.tasks)
         self.device = torch.device(device)
 
+        on_gpu = self.device.type == "cuda"
+        self._thread = (
+            ThreadPoolExecutor(1, "prefetch") if (on_gpu if prefetch is None else prefetch) else None
+        )
+        self._next: Future[dict[str, TensorDict]] | None = None
+        self._stream = torch.cuda.Stream(self.device) if on_gpu and self._thread else None
+
     def draw(self) -> dict[str, TensorDict]:
-        """Read the windows of the next batch, by task."""
-        return self.buffers.sample_windows(
+        """Windows of the next batch by task, on the device."""
+        if self._thread is None:
+            return self._read()
+        windows = (self._next or self._thread.submit(self._read)).result()
+        self._next = self._thread.submit(self._read)
+        if self._stream is not None:
+            for part in windows.values():
+                for tensor in part.values():
+                    # The allocator must not give it to the next batch while kernels of this stream read it.
+                    tensor.record_stream(torch.cuda.current_stream(self.device))
+        return windows
+
+    def _read(self) -> dict[str, TensorDict]:
+        windows = self.buffers.sample_windows(
             unroll_steps=self.unroll_steps,
             bootstrap_steps=self.bootstrap_steps,
             frame_stack=self.frame_stack,
             bootstrap_pixels={task: self.targets[task].bootstrap_pixels for task in self.buffers.tasks},
         )
+        with torch.cuda.stream(self._stream):
+            moved = {task: part.to(self.device) for task, part in windows.items()}
+        if self._stream is not None:
+            self._stream.synchronize()
+        return moved
 
     def build(self, windows: Mapping[str, TensorDict]) -> TensorDict:
         """Targets of drawn windows, joined to a batch ``[B]`` with tasks in the order of the buffers."""
-        return torch.cat([self.targets[task](part.to(self.device)) for task, part in windows.items()])
+        return torch.cat([self.targets[task](part) for task, part in windows.items()])
 
     def sample(self) -> TensorDict:
         """Next batch ``[B]``: :meth:`draw`, then :meth:`build`."""
@@ -82,6 +113,8 @@ class BatchSource:
 
     def update_priority(self, batch: TensorDictBase) -> None:
         """Give the new priorities of a trained batch back to the buffers they came from."""
+        if self._next is not None:
+            wait([self._next])
         self.buffers.update_priority(batch["task_id"].cpu(), batch["index"].cpu(), batch["td_error"].cpu())
 
     def set_beta(self, beta: float) -> None:
