@@ -237,8 +237,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("there is no GPU: leave --device out")
     args.backends = ["reference", "triton" if args.device.startswith("cuda") else "numba"]
-    with_peers = args.device == "cpu" and not args.no_peers
-    args.mctx, args.lightzero = with_peers and peers.has_mctx(), with_peers and lightzero.has_lightzero()
+    args.mctx = not args.no_peers and peers.has_mctx(args.device)
+    args.lightzero = not args.no_peers and args.device == "cpu" and lightzero.has_lightzero()
     return args
 
 

@@ -29,9 +29,13 @@ from xtra_rl.models import WorldModel
 MCTX_RULES = ("puct_siblings", "gumbel")
 
 
-def has_mctx() -> bool:
-    """Whether the peer is installed."""
-    return find_spec("mctx") is not None and find_spec("jax") is not None
+def has_mctx(device: str = "cpu") -> bool:
+    """Whether the peer is installed and runs on this device."""
+    if find_spec("mctx") is None or find_spec("jax") is None:
+        return False
+    import jax
+
+    return (jax.default_backend() == "gpu") == device.startswith("cuda")
 
 
 def _search(
