@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import subprocess
@@ -74,3 +76,21 @@ def test_library_does_not_print_import_recipes_or_read_configs():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_are_short(recipe):
     assert len((ROOT / "recipes" / f"{recipe}.py").read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_load_the_package_before_pytorch(recipe):
+    """What ``xtra_rl`` sets for OpenMP is read when PyTorch is loaded."""
+    body = ast.parse((ROOT / "recipes" / f"{recipe}.py").read_text()).body
+    names = [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    early = {name.split(".")[0] for name in names} - {"xtra_rl", "__future__", *sys.stdlib_module_names}
+    assert early <= {"hydra", "omegaconf"}
+
+
+def test_the_package_is_light_and_quietens_idle_threads():
+    code = "import xtra_rl, os, sys; print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    for given, expected in (({}, "False 10000"), ({"GOMP_SPINCOUNT": "5"}, "False 5")):
+        environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | given
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
