@@ -29,8 +29,11 @@ Scores = list[dict[str, Any]]
 
 
 def gather_models(cfg: DictConfig, tasks: list[str]) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
-    """Datasets by task, and by task the models that play it, under the names of the table."""
-    inputs = Inputs(OmegaConf.merge(cfg, {"distill": {"targets": "teacher"}, "student": None}))
+    """Datasets by task, and by task the models that play it, under the names of the table.
+
+    ``student=PATH`` is the distilled one; the alternative is always built here, or found.
+    """
+    inputs = Inputs(OmegaConf.merge(cfg, {"distill": {"targets": "teacher"}}))
     alternative = Inputs(OmegaConf.merge(cfg, {"distill": {"targets": "reanalyze"}, "student": None}))
     students = {"student (distilled)": inputs.student(), "multi-game offline RL": alternative.student()}
     datasets = {task: inputs.dataset(task) for task in tasks}

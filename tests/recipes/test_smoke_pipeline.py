@@ -20,7 +20,7 @@ from gridworld import make_gridworld
 from xtra_rl.envs import register_task, unregister_task
 from xtra_rl.evaluation.figures import read_metrics
 from xtra_rl.recipes import build, common
-from xtra_rl.recipes.compare_offline import compare_offline
+from xtra_rl.recipes.compare_offline import compare_offline, gather_models
 from xtra_rl.recipes.distill import distill
 from xtra_rl.recipes.evaluate import evaluate
 from xtra_rl.recipes.inputs import Inputs
@@ -404,3 +404,7 @@ def test_student_is_compared_with_its_teachers_and_with_multi_game_offline_rl(re
     assert (run / "figures" / "students_and_teachers.png").stat().st_size > 2000
     # The alternative is a student of its own, made without teachers.
     assert len(students() - before) == 1
+    # A student that is given takes the place of the distilled one.
+    given = f"student={artifact(first_run, 'students', 'amidar+bank_heist')}"
+    models = gather_models(reuse(*SHORT, given, recipe="compare_offline"), ["amidar"])[1]
+    assert str(models["amidar"]["student (distilled)"]) == given.removeprefix("student=")
