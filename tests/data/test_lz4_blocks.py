@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import lz4.block
 import numpy as np
 import pytest
 
 from xtra_rl.data import lz4_blocks
-from xtra_rl.data.append_file import AppendFile
+from xtra_rl.data.append_file import AppendFile, DatasetError
 from xtra_rl.data.frames import CompressedFrames, FrameReader, append_frames
 
 DECODERS = [lz4_blocks.decode_by_copy, lz4_blocks.find_direct_decoder()]
@@ -50,17 +52,42 @@ def test_short_cut_and_damaged_blocks_are_refused(decoder):
     assert not decode(decoder, b"\xff" * 40, 3000, 4000)[0]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_any_rows_in_any_order_are_the_frames(decoder, tmp_path, monkeypatch):
+def test_any_rows_in_any_order_are_the_frames(decoder, threads, tmp_path, monkeypatch):
     monkeypatch.setattr(lz4_blocks, "decode_block", decoder)
+    monkeypatch.setattr("xtra_rl.data.frames.RUNS_PER_THREAD", 5)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     frames = np.random.default_rng(1).integers(0, 5, (61, 1, 6, 5), np.uint8)
     reader = written(tmp_path, frames, lengths=[1, 8, 19, 33])
     for seed in range(50):
         index = np.random.default_rng(seed).integers(0, 61, 40)
         # Runs, repeats of the last one, and steps back.
-        index = np.concatenate([index, index[:5, None].repeat(3, 1).ravel(), np.arange(28, 61), [60, 60, 59]])
+        index = np.concatenate([index, index[:5, None].repeat(3, 1).ravel(), np.arange(28, 61), [60] * 30, [59]])
         assert (reader.gather(index) == frames[index]).all()
     assert reader.gather(np.empty(0, np.int64)).shape == (0, 1, 6, 5)
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_an_error_of_any_thread_comes_after_all_have_ended(failing, tmp_path, monkeypatch):
+    monkeypatch.setattr("xtra_rl.data.frames.RUNS_PER_THREAD", 1)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    frames = np.zeros((32, 1, 6, 5), np.uint8)
+    reader = written(tmp_path, frames, lengths=[32])
+    ended = []
+
+    def decode(source, size, target, wanted, content):
+        block = (target - out.ctypes.data) // (8 * 30)
+        if block != failing:
+            time.sleep(0.05)
+        ended.append(block)
+        return block != failing
+
+    monkeypatch.setattr(lz4_blocks, "decode_block", decode)
+    out = np.empty_like(frames)
+    with pytest.raises(DatasetError, match="frames.lz4' is damaged"):
+        reader.gather(np.arange(32), out)
+    assert sorted(ended) == [0, 1, 2, 3]
 
 
 def written(folder, frames, lengths):

@@ -21,7 +21,7 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
 
     It samples as a :class:`TrajectoryReplayBuffer` does, bit for bit, and cannot be written to. Frames and columns stay
     on disk, mapped into memory that the operating system takes back when it is short. What a transition costs for good
-    is 20 bytes (position and priorities), and 8 more while a batch is drawn: 0.2 GB for eight million.
+    is 20 bytes (position and priorities): 0.2 GB for eight million.
 
     Args:
         rows: TensorDict ``[N]`` of the small row keys, in order, all episodes whole.

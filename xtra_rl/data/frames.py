@@ -8,12 +8,16 @@ A block holds 8 frames, compressed by LZ4 (high compression). Measured against z
 from __future__ import annotations
 
 import copy
+import os
 import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 
 import lz4.block
 import numpy as np
+import torch
 
 from xtra_rl.data import lz4_blocks
 from xtra_rl.data.append_file import AppendFile, DatasetError
@@ -23,6 +27,9 @@ BLOCK_DTYPE = np.dtype(list(zip(BLOCK_FIELDS, ("<u4", "<u4", "<u8", "<u4"))))
 FRAMES_PER_BLOCK = 8
 CODEC = {"name": "lz4", "frames_per_block": FRAMES_PER_BLOCK}
 LEVEL = 9
+#: Reading is shared by threads, as many as PyTorch may use, up to this. More would wait for memory and the interpreter.
+MAX_THREADS = 4
+RUNS_PER_THREAD = 32
 
 
 def frame_file(number: int) -> str:
@@ -177,7 +184,15 @@ class FrameReader:
         result = (
             np.empty((len(rows), self._frame_bytes), np.uint8) if out is None else out.reshape(len(rows), -1)
         )
-        self._copy(self._runs(rows), result)
+        parts = _split(list(self._runs(rows)))
+        # Nobody may let go of the memory while threads write to it, also if one of them fails.
+        others = [_threads(os.getpid()).submit(self._copy, part, result) for part in parts[1:]]
+        try:
+            self._copy(parts[0], result)
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
         return result.reshape(len(rows), *self.frame_shape)
 
     def _runs(self, rows: np.ndarray) -> Iterable[tuple[int, ...]]:
@@ -212,7 +227,7 @@ class FrameReader:
         # Plain integers: the loop over them runs some hundred times for a batch.
         return zip(*(column.tolist() for column in columns), strict=True)
 
-    def _copy(self, runs: Iterable[tuple[int, ...]], result: np.ndarray) -> None:
+    def _copy(self, runs: Sequence[tuple[int, ...]], result: np.ndarray) -> None:
         """Put the frames of runs into ``result [n, C*H*W]``, straight where a block's first frames are wanted."""
         scratch = np.empty((FRAMES_PER_BLOCK, self._frame_bytes), np.uint8)
         begin, detour = result.ctypes.data, scratch.ctypes.data
@@ -254,3 +269,21 @@ class FrameReader:
     def _damaged(self, file: int, reason: str) -> DatasetError:
         path = self._paths[file] if file < len(self._paths) else f"frame file {file} of {self._paths}"
         return DatasetError(f"{str(path)!r} is damaged ({reason}); restore it or make the dataset again")
+
+
+def _split(runs: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Even parts for threads, of at least :data:`RUNS_PER_THREAD`; runs of one block stay together."""
+    count = max(1, min(torch.get_num_threads(), MAX_THREADS, len(runs) // RUNS_PER_THREAD))
+    bounds = [0]
+    for i in range(1, count):
+        bound = max(len(runs) * i // count, bounds[-1])
+        while bound < len(runs) and runs[bound][0] == runs[bound - 1][0]:
+            bound += 1
+        bounds.append(bound)
+    return [runs[start:stop] for start, stop in zip(bounds, [*bounds[1:], len(runs)], strict=True)]
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Threads of this process: those of the process that it was forked from do not exist here."""
+    return ThreadPoolExecutor(MAX_THREADS - 1, "read-frames")
