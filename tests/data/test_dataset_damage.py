@@ -90,7 +90,8 @@ def test_bytes_behind_the_committed_ones_do_not_count(dataset):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("version", 1, "version 1, this release reads .* version 2"),
+        ("version", 2, "version 2, this release reads .* version 3"),
+        ("task", "pong", "manifest.json' is damaged .its content does not fit its hash"),
         ("format", "other", "format 'other'"),
     ],
 )
@@ -113,3 +114,31 @@ def test_other_frames_are_refused_with_both_shapes(dataset):
     dataset.check_frames([1, 6, 5])
     with pytest.raises(DatasetError, match=r"\(1, 6, 5\), \(3, 96, 96\) was asked"):
         dataset.check_frames((3, 96, 96))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "columns/value/column.json"])
+def test_a_flipped_bit_of_a_description_is_named(dataset, name):
+    dataset.write_column("value", [np.zeros(n) for n in dataset.episodes["length"]])
+    file = dataset.path / name
+    good = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(good), 150, replace=False):
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.integers(8)
+        file.write_bytes(bad)
+        try:
+            TrajectoryDataset(dataset.path).verify()
+        except DatasetError:
+            continue
+        # White space holds nothing.
+        assert json.loads(bad) == json.loads(good)
+
+
+def test_descriptions_with_numbers_as_keys_are_read_back(dataset):
+    provenance = {"schedule": {5: 1.0, 10: 0.5}}
+    dataset.write_column("value", [np.zeros(n) for n in dataset.episodes["length"]], provenance=provenance)
+    again = TrajectoryDataset(dataset.path)
+    assert again.column_provenance("value") == {"schedule": {"5": 1.0, "10": 0.5}}
+    assert again.has_column("value", provenance=provenance)
+    with again.column_writer("value", provenance=provenance) as writer:
+        assert writer.num_episodes == len(dataset)

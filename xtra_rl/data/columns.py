@@ -16,7 +16,8 @@ import numpy as np
 
 from xtra_rl.data.append_file import AppendFile, DatasetError, verify_file
 from xtra_rl.data.manifest import map_array
-from xtra_rl.files import FolderLock, atomic_write_bytes
+from xtra_rl.data.sealed_json import check_seal, write_sealed
+from xtra_rl.files import FolderLock, to_plain
 
 
 class ColumnWriter:
@@ -54,7 +55,7 @@ class ColumnWriter:
         fresh: dict[str, Any] = {
             "name": name,
             "dataset": fingerprint,
-            "provenance": dict(provenance),
+            "provenance": to_plain(provenance),
             "layout": None,
             "num_episodes": 0,
             "complete": False,
@@ -73,9 +74,9 @@ class ColumnWriter:
 
     def _continued(self, fresh: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            about = json.loads((self._folder / "column.json").read_text())
+            about = check_seal(json.loads((self._folder / "column.json").read_text()))
             same = all(about[key] == fresh[key] for key in ("dataset", "provenance"))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return about if same and about["num_episodes"] > 0 else None
 
@@ -114,8 +115,7 @@ class ColumnWriter:
             "num_episodes": self.num_episodes,
             "complete": self.num_episodes == len(self._lengths),
         }
-        text = json.dumps(self._about, indent=2) + "\n"
-        atomic_write_bytes(self._folder / "column.json", text.encode())
+        write_sealed(self._folder / "column.json", self._about)
         self._pending_rows = 0
 
     def finish(self) -> None:
@@ -172,7 +172,7 @@ class Column:
         remedy = "annotate the dataset again: recipes/train_teacher.py, or dataset.write_column(...)"
         where = f"column {name!r} in {str(folder)!r}"
         try:
-            about = json.loads((folder / "column.json").read_text())
+            about = check_seal(json.loads((folder / "column.json").read_text()))
             stored, made_by, complete = about["dataset"], about["provenance"], about["complete"]
             dtype, shape = np.dtype(about["layout"][0]), tuple(about["layout"][1])
         except FileNotFoundError:
@@ -180,11 +180,11 @@ class Column:
                 f"column {name!r} is missing from {str(folder.parent.parent)!r}; {remedy}"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{where} is damaged ({error!r}); {remedy}") from error
+            raise DatasetError(f"{where} is damaged ({error}); {remedy}") from error
         if fingerprint is not None and stored != fingerprint:
             raise DatasetError(f"{where} is stale: the dataset has changed since it was written; {remedy}")
         for key, value in (provenance or {}).items():
-            if made_by.get(key) != value:
+            if made_by.get(key) != to_plain(value):
                 raise DatasetError(
                     f"{where} is stale: it was made with {key}={made_by.get(key)!r}, {key}={value!r} was asked;"
                     f" {remedy}"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from xtra_rl.data.append_file import DatasetError, FileEntry, check_size
-from xtra_rl.files import atomic_write_bytes
+from xtra_rl.data.sealed_json import check_seal, write_sealed
 
 FORMAT = "xtra_rl.trajectories"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 EPISODE_DTYPE = np.dtype(
     [
         ("first_row", "<i8"),
@@ -58,24 +58,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DatasetError(
             f"no dataset in {str(path)!r} (manifest.json is missing); collect one or pass its folder"
         )
+    damaged = f"{str(file)!r} is damaged ({{}}); restore it or collect the dataset again"
     try:
         manifest = json.loads(file.read_text())
         found = (manifest["format"], manifest["version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{str(file)!r} is damaged ({error!r}); restore it or collect the dataset again"
-        ) from error
+        raise DatasetError(damaged.format(repr(error))) from error
     if found != (FORMAT, FORMAT_VERSION):
         raise DatasetError(
             f"{str(file)!r} has format {found[0]!r} version {found[1]!r}, this release reads {FORMAT!r} "
             f"version {FORMAT_VERSION}; use the release that wrote it or collect the dataset again"
         )
-    return manifest
+    try:
+        return check_seal(manifest)
+    except ValueError as error:
+        raise DatasetError(damaged.format(error)) from error
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Write ``path/manifest.json``; what it does not list does not exist, so this commits a change."""
-    atomic_write_bytes(path / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    write_sealed(path / "manifest.json", manifest)
 
 
 def map_table(
