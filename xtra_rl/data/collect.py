@@ -13,6 +13,7 @@ from torchrl.envs.utils import set_exploration_type
 from xtra_rl.data.frames import CompressedFrames
 from xtra_rl.data.trajectory_writer import TrajectoryWriter
 from xtra_rl.envs.lockstep import EXPLORATION, Policy, act_unfinished
+from xtra_rl.training.seeding import derive_seed
 
 
 def collect_episodes(
@@ -37,7 +38,9 @@ def collect_episodes(
     arguments.
 
     Args:
-        policy: reads ``observation`` and ``action_mask``, writes ``action``; a planner, a random policy, a module.
+        policy: reads ``observation`` and ``action_mask``, writes ``action``; a planner, a random policy, a module. Its
+            ``generator``, if it has one, is seeded anew for each round of environments: a collection that goes on
+            after a kill must not play the games again that it has played.
         task: name of a registered task.
         writer: the open dataset.
         num_episodes: games of this checkpoint in the end.
@@ -76,6 +79,7 @@ def collect_episodes(
         wanted = torch.tensor([start + i not in there for i in range(size)])
         if not wanted.any():
             continue
+        _seed_policy(policy, seed, start, int((~wanted).sum()))
         # All environments are made, so that each has the seed it would have had in one go.
         env = make_env(task, size, seed=seed + start, episodic_life=False, **(env_kwargs or {}))
         try:
@@ -84,6 +88,12 @@ def collect_episodes(
         finally:
             env.close(raise_if_closed=False)
     return scores
+
+
+def _seed_policy(policy: Policy, *names: int) -> None:
+    generator = getattr(policy, "generator", None)
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(derive_seed(0, "collect episodes", *names))
 
 
 class _Episode:

@@ -34,12 +34,12 @@ class RandomPolicy(TensorDictModuleBase):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self._generator = generator
+        self.generator = generator
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``action``."""
         mask = tensordict["action_mask"]
-        action = torch.multinomial(mask.float().cpu(), 1, generator=self._generator).squeeze(-1)
+        action = torch.multinomial(mask.float().cpu(), 1, generator=self.generator).squeeze(-1)
         return tensordict.set("action", action.to(mask.device))
 
 
