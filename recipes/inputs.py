@@ -88,7 +88,7 @@ class Inputs:
             given=given,
             key=self._key(
                 teacher={name: self.cfg.teacher[name] for name in ("train_steps", "policy_ratio")},
-                dataset=dataset and dataset.name,
+                dataset=dataset and TrajectoryDataset(dataset).fingerprint,
             ),
             build=lambda path: train_teacher(self.cfg, task, dataset, path),
         )
@@ -115,7 +115,10 @@ class Inputs:
             datasets = {
                 task: self.annotated(task) if annotated else (self.dataset(task), {}) for task in tasks
             }
-        made_from = {task: provenance or path.name for task, (path, provenance) in datasets.items()}
+        made_from = {
+            task: provenance | {"dataset": TrajectoryDataset(path).fingerprint}
+            for task, (path, provenance) in datasets.items()
+        }
         return self._resolve(
             "student",
             "+".join(tasks),

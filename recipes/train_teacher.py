@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -24,6 +25,9 @@ from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.progress import progress
+
+#: Of ``search``: how it is computed, not what.
+MACHINE_KEYS = ("backend", "max_bytes", "cuda_graph")
 
 
 def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None:
@@ -41,9 +45,11 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     build.save(path, cfg, model, "teacher", [task])
 
 
-def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, str]:
+def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, Any]:
     """Store the teacher's policy and value beside the data, unless they are there; returns their provenance."""
-    provenance = {"teacher": path_sha256(teacher), "annotation": cfg.teacher.annotation}
+    provenance: dict[str, Any] = {"teacher": path_sha256(teacher), "annotation": cfg.teacher.annotation}
+    if cfg.teacher.annotation == "search":
+        provenance["search"] = {k: v for k, v in common.plain(cfg.search).items() if k not in MACHINE_KEYS}
     data = TrajectoryDataset(dataset)
     if all(data.has_column(name, provenance=provenance) for name in build.TEACHER_COLUMNS):
         return provenance

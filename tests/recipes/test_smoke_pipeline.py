@@ -17,6 +17,7 @@ import pytest
 import torch
 from gridworld import make_gridworld
 
+from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
 from xtra_rl.envs import register_task, unregister_task
 from xtra_rl.evaluation.figures import read_metrics
 from xtra_rl.recipes import build, common
@@ -24,6 +25,7 @@ from xtra_rl.recipes.compare_offline import compare_offline, gather_models
 from xtra_rl.recipes.distill import distill
 from xtra_rl.recipes.evaluate import evaluate
 from xtra_rl.recipes.inputs import Inputs
+from xtra_rl.recipes.train_teacher import annotate
 from xtra_rl.recipes.xtra_finetune import xtra_finetune
 from xtra_rl.training.run import SUMMARY_KEYS, RunDirectory
 
@@ -245,6 +247,31 @@ def test_distilled_student_is_rebuilt_only_when_a_setting_changes(first_run, reu
     assert "dataset amidar: building" not in out
 
 
+def test_other_data_under_the_same_name_gets_a_teacher_of_its_own(first_run, reuse, tmp_path):
+    given = [copy_of(artifact(first_run, "datasets", "amidar"), tmp_path / place) for place in "ab"]
+    settings = TrajectoryDataset(given[1]).env_settings
+    named = {name: settings.pop(name) for name in ("frame_shape", "frame_skip", "sticky", "grayscale")}
+    with TrajectoryWriter(given[1], "amidar", **named, env_settings=settings) as writer:
+        writer.add_episode(TrajectoryDataset(given[0]).episode(0).numpy(), checkpoint=999)
+    assert given[0].name == given[1].name
+    teachers = [Inputs(reuse(f"datasets=[{path}]")).teacher("amidar") for path in given]
+    assert teachers[0] != teachers[1]
+
+
+def test_an_annotation_by_another_search_is_stale(first_run, reuse, tmp_path):
+    data = copy_of(artifact(first_run, "datasets", "amidar"), tmp_path)
+    teacher = artifact(first_run, "teachers", "amidar")
+    made = {}
+    for simulations in (2, 3):
+        cfg = reuse("teacher.annotation=search", f"search.num_simulations={simulations}")
+        made[simulations] = annotate(cfg, "amidar", data, teacher)
+        assert TrajectoryDataset(data).has_column("teacher_policy", provenance=made[simulations])
+    assert not TrajectoryDataset(data).has_column("teacher_policy", provenance=made[2])
+    assert made[3] == annotate(
+        reuse("teacher.annotation=search", "search.num_simulations=3"), "amidar", data, teacher
+    )
+
+
 def fails(recipe, cfg, *arguments):
     with pytest.raises(SystemExit) as caught:
         common.friendly(lambda cfg: recipe(cfg, *arguments))(cfg)
@@ -278,6 +305,8 @@ def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
         (["resume=maybe"], ["resume", "maybe", "auto or never"]),
         (["seed=-1"], ["seed", "-1"]),
         (["logger=[neptune]"], ["neptune", "csv"]),
+        (["prefetch=maybe"], ["prefetch", "maybe", "auto, true or false"]),
+        (["search.cuda_graph=maybe"], ["search.cuda_graph", "maybe", "auto, true or false"]),
         (["autocast=int8"], ["autocast", "int8", "bfloat16"]),
         pytest.param(
             ["device=cuda"],
