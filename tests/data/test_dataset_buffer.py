@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +75,40 @@ def test_frames_of_any_rows_in_any_order(dataset):
     assert dataset.frames.gather(rows[:0]).shape == (0, *SHAPE)
     with pytest.raises(IndexError, match=f"{len(every)}"):
         dataset.frames.gather(np.array([len(every)]))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_a_copy_maps_the_files_for_itself(dataset, duplicate):
+    """An address of the original's means nothing to it, least of all once the original is gone."""
+    rows = np.arange(30)
+    expected, buffer = dataset.frames.read(0, 30), dataset.to_replay_buffer(())
+    windows = draw(buffer)
+    copies = [duplicate(thing) for thing in (dataset, dataset.frames, buffer)]
+    assert len(pickle.dumps(dataset)) < 1000
+    dataset.frames._maps.clear()
+    buffer._frames._maps.clear()
+    again, reader, other = copies
+    assert (again.frames.read(0, 30) == expected).all()
+    assert (reader.gather(rows) == expected).all()
+    assert draw(other)["pixels"].shape == windows["pixels"].shape
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((16, 7), np.uint8),
+        np.zeros((15, *SHAPE), np.uint8),
+        np.zeros((16, *SHAPE), np.float32),
+        np.zeros((32, *SHAPE), np.uint8)[::2],
+    ],
+)
+def test_memory_that_does_not_fit_is_refused(dataset, out):
+    with pytest.raises(ValueError, match="16 frames of"):
+        dataset.frames.gather(np.arange(16), out)
+
+
+def test_memory_that_must_not_be_written_to_is_refused(dataset):
+    out = np.zeros((16, *SHAPE), np.uint8)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="to write to"):
+        dataset.frames.gather(np.arange(16), out)

@@ -177,7 +177,7 @@ def _verify(dataset: TrajectoryDataset) -> list[str]:
     from xtra_rl.data.append_file import DatasetError
     from xtra_rl.training.progress import progress
 
-    with progress(len(dataset.files), description=f"verify {dataset.task}", unit="file") as bar:
+    with progress(dataset.num_checks, description=f"verify {dataset.task}", unit="file") as bar:
         try:
             dataset.verify(lambda name: bar.update())
         except DatasetError as error:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import lz4.block
 import numpy as np
@@ -147,10 +148,15 @@ class FrameReader:
         self.frame_shape = frame_shape
         self._frame_bytes = int(np.prod(frame_shape))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is mapped, whose addresses mean nothing in another process or to a copy."""
+        return self.__dict__ | {"_maps": {}, "_checked": bytearray(len(self._blocks))}
+
     def select(self, episodes: np.ndarray) -> FrameReader:
         """Read some episodes alone, in this order, with rows that count through them; what is mapped is shared."""
         lengths = np.diff(np.append(self.first_row, self._num_rows))[episodes]
         chosen = copy.copy(self)
+        chosen._maps, chosen._checked = self._maps, self._checked
         chosen.first_row, chosen._first_block = np.cumsum(lengths) - lengths, self._first_block[episodes]
         chosen._num_rows = int(lengths.sum())
         return chosen
@@ -172,15 +178,15 @@ class FrameReader:
         Raises:
             DatasetError: naming the file if a block is damaged.
             IndexError: if a row does not exist.
-            ValueError: if ``out`` is not contiguous.
+            ValueError: if ``out`` does not have the bytes of the result, in a contiguous array to write to.
         """
         rows = np.asarray(rows, np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < self._num_rows):
             raise IndexError(
                 f"rows {rows.min()}..{rows.max()} reach beyond the {self._num_rows} of the dataset"
             )
-        if out is not None and not out.flags.c_contiguous:
-            raise ValueError("out is not contiguous; frames are written to it by address")
+        if out is not None:
+            self._check_out(out, len(rows))
         result = (
             np.empty((len(rows), self._frame_bytes), np.uint8) if out is None else out.reshape(len(rows), -1)
         )
@@ -194,6 +200,14 @@ class FrameReader:
         for other in others:
             other.result()
         return result.reshape(len(rows), *self.frame_shape)
+
+    def _check_out(self, out: np.ndarray, count: int) -> None:
+        """Frames are written by address: nothing but these checks keeps them inside."""
+        if out.dtype != np.uint8 or out.size != count * self._frame_bytes or not out.flags.carray:
+            raise ValueError(
+                f"out has shape {out.shape} and dtype {out.dtype}; pass a contiguous array to write to, of uint8, for"
+                f" {count} frames of {self.frame_shape}"
+            )
 
     def _runs(self, rows: np.ndarray) -> Iterable[tuple[int, ...]]:
         """Runs of consecutive frames of one block, in order.

@@ -13,6 +13,7 @@ A trajectory of T transitions has T + 1 rows, the last being the final observati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ class TrajectoryDataset:
             num_rows=self.num_transitions + self.num_episodes,
             frame_shape=self.frame_shape,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder anew: nothing that is mapped travels."""
+        return type(self), (self.path,)
 
     @property
     def files(self) -> dict[str, FileEntry]:
@@ -296,16 +301,7 @@ class TrajectoryDataset:
         Raises:
             DatasetError: naming each file that differs.
         """
-        checks: dict[str, Callable[[], None]] = {
-            name: lambda name=name, entry=entry: verify_file(self.path / name, entry)  # type: ignore[misc]
-            for name, entry in self.files.items()
-        }
-        for name in self.column_names():
-            folder = self.path / "columns" / name
-            if (folder / "column.json").is_file():
-                checks[f"columns/{name}"] = lambda folder=folder, name=name: Column(  # type: ignore[misc]
-                    folder, name, fingerprint=None, unfinished=True
-                ).verify()
+        checks = self._checks()
         found = []
         for name, check in checks.items():
             try:
@@ -316,6 +312,24 @@ class TrajectoryDataset:
                 on_file(name)
         if found:
             raise DatasetError("\n".join(found))
+
+    @property
+    def num_checks(self) -> int:
+        """How many files :meth:`verify` looks at."""
+        return len(self._checks())
+
+    def _checks(self) -> dict[str, Callable[[], None]]:
+        checks: dict[str, Callable[[], None]] = {
+            name: partial(verify_file, self.path / name, entry) for name, entry in self.files.items()
+        }
+        for name in self.column_names():
+            # Without this file nothing of the column was committed.
+            if (self.path / "columns" / name / "column.json").is_file():
+                checks[f"columns/{name}"] = partial(self._verify_column, name)
+        return checks
+
+    def _verify_column(self, name: str) -> None:
+        Column(self.path / "columns" / name, name, fingerprint=None, unfinished=True).verify()
 
     def to_replay_buffer(
         self,
