@@ -93,8 +93,9 @@ def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | Gu
 
 def uses_cuda_graph(cfg: DictConfig) -> bool:
     """``search.cuda_graph=auto`` captures searches wherever Triton runs them."""
-    if cfg.search.cuda_graph != "auto":
-        return bool(cfg.search.cuda_graph)
+    wanted = common.auto_or_bool("search.cuda_graph", cfg.search.cuda_graph)
+    if wanted is not None:
+        return wanted
     device = common.device_of(cfg)
     return device.type == "cuda" and resolve_backend(cfg.search.backend, device) == "triton"
 
@@ -196,7 +197,7 @@ def annotated_buffers(
 
 def batch_source(cfg: DictConfig, buffers: MultiTaskReplayBuffer, targets: dict[str, Any]) -> BatchSource:
     """Batches for a learner of this config."""
-    prefetch = None if cfg.prefetch == "auto" else bool(cfg.prefetch)
+    prefetch = common.auto_or_bool("prefetch", cfg.prefetch)
     return BatchSource(buffers, targets, device=common.device_of(cfg), prefetch=prefetch)
 
 

@@ -101,6 +101,15 @@ def device_of(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def auto_or_bool(key: str, value: Any) -> bool | None:
+    """None for ``auto``."""
+    if value == "auto":
+        return None
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}; expected auto, true or false")
+    return value
+
+
 def plain(node: Any) -> dict[str, Any]:
     """A config node as plain Python data."""
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]

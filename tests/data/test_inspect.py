@@ -87,3 +87,9 @@ def test_damage_is_named_and_the_rest_is_still_shown(tmp_path, capsys):
 def test_mistakes_are_one_sentence(arguments, capsys):
     assert main(arguments) == 1
     assert "error: no dataset in 'nowhere'" in capsys.readouterr().err
+
+
+def test_folders_that_are_being_built_are_not_looked_at(tmp_path, capsys):
+    write_phoenix(tmp_path / "done")
+    TrajectoryWriter(tmp_path / ".begun.building", "phoenix", frame_shape=SHAPE).close()
+    assert main(["inspect", str(tmp_path), "--verify"]) == 0

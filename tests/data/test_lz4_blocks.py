@@ -63,7 +63,9 @@ def test_any_rows_in_any_order_are_the_frames(decoder, threads, tmp_path, monkey
     for seed in range(50):
         index = np.random.default_rng(seed).integers(0, 61, 40)
         # Runs, repeats of the last one, and steps back.
-        index = np.concatenate([index, index[:5, None].repeat(3, 1).ravel(), np.arange(28, 61), [60] * 30, [59]])
+        index = np.concatenate(
+            [index, index[:5, None].repeat(3, 1).ravel(), np.arange(28, 61), [60] * 30, [59]]
+        )
         assert (reader.gather(index) == frames[index]).all()
     assert reader.gather(np.empty(0, np.int64)).shape == (0, 1, 6, 5)
 

@@ -198,3 +198,20 @@ def test_rounding_never_draws_a_row_without_mass(seed):
     table.put(rows, 0.0)
     assert table.num_positive == 0
     assert table.total == 0.0
+
+
+def test_enormous_priorities_keep_finite_weights():
+    for priorities, alpha in (([1e308, 1.7e308, 1.0], 1.0), ([1e200, 1.0, 2.0], 2.0)):
+        sampler = filled([1.0] * 3, alpha=alpha)
+        sampler.update_priority(torch.arange(3), torch.tensor(priorities, dtype=torch.float64))
+        sampler.activate(torch.tensor([3]))
+        index, info = sampler.sample(None, 4)
+        assert sorted(index.tolist()) == [0, 1, 2, 3]
+        assert ((info["priority_weight"] >= 0) & (info["priority_weight"] <= 1)).all()
+        assert torch.isfinite(sampler.probabilities()).all()
+
+
+@pytest.mark.parametrize("rows", [[-3], [0, 130]])
+def test_rows_that_do_not_exist_are_refused(rows):
+    with pytest.raises(IndexError, match="130 of the table"):
+        MassTable(130).put(np.array(rows), 1.0)

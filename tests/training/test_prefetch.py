@@ -109,3 +109,11 @@ def test_batches_arrive_whole_on_the_gpu():
             busy = busy @ busy
         assert torch.equal(expected["pixels"].flatten(), found["pixels"].flatten())
         assert torch.equal(expected["index"], found["index"])
+
+
+def test_a_buffer_that_writes_over_its_last_batch_is_refused():
+    buffer = TrajectoryReplayBuffer(300, memmap=False, reuse_memory=True)
+    buffers = MultiTaskReplayBuffer({"a": buffer}, {"a": 8})
+    BatchSource(buffers, {"a": PassOn()}, prefetch=False)
+    with pytest.raises(ValueError, match="reuse_memory"):
+        BatchSource(buffers, {"a": PassOn()}, prefetch=True)

@@ -136,6 +136,11 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         return self._writer.num_columns
 
     @property
+    def reuses_memory(self) -> bool:
+        """Whether the ``pixels`` of a batch are overwritten by the next one."""
+        return self._reuse_memory
+
+    @property
     def num_transitions(self) -> int:
         """Transitions that can be sampled now."""
         return self._sampler.num_active

@@ -30,7 +30,8 @@ def find_datasets(path: str | Path) -> list[Path]:
     path = Path(path)
     if (path / "manifest.json").is_file():
         return [path]
-    found = sorted(file.parent for file in path.glob("*/manifest.json"))
+    # Hidden folders are those of artifacts that are being built, or whose building failed.
+    found = sorted(file.parent for file in path.glob("[!.]*/manifest.json"))
     if not found:
         raise DatasetError(
             f"no dataset in {str(path)!r}; pass a folder with a manifest.json, or one that holds such folders"

@@ -42,7 +42,15 @@ class MassTable:
         return float(self._sums.cumsum()[-1])
 
     def put(self, rows: np.ndarray, mass: np.ndarray | float) -> None:
-        """Set the masses of ``rows [n]``."""
+        """Set the masses of ``rows [n]``.
+
+        Raises:
+            IndexError: if there is no such row.
+        """
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self.mass)):
+            raise IndexError(
+                f"rows {rows.min()}..{rows.max()} do not lie in the {len(self.mass)} of the table"
+            )
         self.mass[rows] = mass
         blocks = np.unique(rows // BLOCK)
         contents = self._by_block[blocks]

@@ -17,6 +17,7 @@ from xtra_rl.data.masses import MassTable
 # A draw that meets mostly rows it already has is finished by one exact pass over all rows instead.
 _MAX_ROUNDS = 4
 _TINY_MASS = 1e-300
+_HUGE_MASS = 1e290  # sums of millions of them are finite
 
 
 class TorchPrioritizedSampler(PrioritizedSampler):
@@ -131,7 +132,7 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     def activate(self, index: Tensor) -> None:
         """Make rows ``index [n]`` drawable, with the largest priority so far."""
         self._priority[index] = self._largest
-        self._masses.put(index.numpy(), max(self._largest**self._alpha, _TINY_MASS))
+        self._masses.put(index.numpy(), self._to_mass(np.array(self._largest)))
 
     def deactivate(self, index: Tensor) -> None:
         """Make rows ``index [n]`` impossible to draw until they are activated again."""
@@ -180,7 +181,8 @@ class TorchPrioritizedSampler(PrioritizedSampler):
         self._masses.put(np.arange(self._max_capacity), mass)
 
     def _to_mass(self, priority: np.ndarray) -> np.ndarray:
-        return np.maximum(priority**self._alpha, _TINY_MASS)
+        with np.errstate(over="ignore"):
+            return np.clip(priority**self._alpha, _TINY_MASS, _HUGE_MASS)
 
     def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
         return self.num_active

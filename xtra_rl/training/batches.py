@@ -43,7 +43,8 @@ class BatchSource:
         prefetch: None does so if ``device`` is a GPU. On a CPU training keeps all cores busy by itself.
 
     Raises:
-        ValueError: if a task has no targets, or they disagree on ``unroll_steps`` or ``frame_stack``.
+        ValueError: if a task has no targets, or they disagree on ``unroll_steps`` or ``frame_stack``, or a thread would
+            write the next batch over the one that trains.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class BatchSource:
         self._thread = (
             ThreadPoolExecutor(1, "prefetch") if (on_gpu if prefetch is None else prefetch) else None
         )
+        if self._thread and not on_gpu and any(buffer.reuses_memory for buffer in buffers.buffers.values()):
+            raise ValueError(
+                "prefetch on a CPU would write the next batch over this one, since a buffer has reuse_memory=True;"
+                " make it without"
+            )
         self._next: Future[dict[str, TensorDict]] | None = None
         self._stream = torch.cuda.Stream(self.device) if on_gpu and self._thread else None
 
