@@ -115,6 +115,12 @@ def plain(node: Any) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
+def search_settings(cfg: DictConfig) -> dict[str, Any]:
+    """What a search finds depends on these; the others say how it is computed."""
+    machine = ("backend", "max_bytes", "cuda_graph")
+    return {key: value for key, value in plain(cfg.search).items() if key not in machine}
+
+
 def target_of(cfg: DictConfig) -> str:
     """Canonical name of the target task."""
     return get_task(cfg.target).name

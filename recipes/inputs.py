@@ -61,7 +61,8 @@ class Inputs:
 
     def _key(self, *sections: str, **more: Any) -> dict[str, Any]:
         names = (*SHARED_KEYS, *sections)
-        return {name: common.plain(self.cfg)[name] for name in names} | more
+        settings = common.plain(self.cfg) | {"search": common.search_settings(self.cfg)}
+        return {name: settings[name] for name in names} | more
 
     def dataset(self, task: str) -> Path:
         """Offline data of a task."""

@@ -26,9 +26,6 @@ from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.progress import progress
 
-#: Of ``search``: how it is computed, not what.
-MACHINE_KEYS = ("backend", "max_bytes", "cuda_graph")
-
 
 def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None:
     """Train on ``dataset`` and write the teacher's model to ``path``."""
@@ -49,7 +46,7 @@ def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[s
     """Store the teacher's policy and value beside the data, unless they are there; returns their provenance."""
     provenance: dict[str, Any] = {"teacher": path_sha256(teacher), "annotation": cfg.teacher.annotation}
     if cfg.teacher.annotation == "search":
-        provenance["search"] = {k: v for k, v in common.plain(cfg.search).items() if k not in MACHINE_KEYS}
+        provenance["search"] = common.search_settings(cfg)
     data = TrajectoryDataset(dataset)
     if all(data.has_column(name, provenance=provenance) for name in build.TEACHER_COLUMNS):
         return provenance

@@ -185,10 +185,14 @@ def test_cuda_graphs_need_the_triton_backend(planner_class):
         planner.search(observations(), noise=False)
 
 
-def test_roots_are_filled_up_for_graphs_and_the_fillers_leave_no_trace(planner_class, monkeypatch):
+# A bound on the roots holds for the fillers too.
+@pytest.mark.parametrize(("max_roots", "searched"), [(None, [32]), (13, [13, 8]), (30, [30])])
+def test_roots_are_filled_up_for_graphs_and_the_fillers_leave_no_trace(
+    planner_class, monkeypatch, max_roots, searched
+):
     roots = observations(torch.arange(19) % NUM_STATES)
     expected = planner_class(TableModel(), num_simulations=6).search(roots, noise=False)
-    planner = planner_class(TableModel(), num_simulations=6, cuda_graph=True, max_roots=13)
+    planner = planner_class(TableModel(), num_simulations=6, cuda_graph=True, max_roots=max_roots)
     sizes, search = [], planner._search
 
     def without_graphs(initial, noise, **options):
@@ -197,7 +201,7 @@ def test_roots_are_filled_up_for_graphs_and_the_fillers_leave_no_trace(planner_c
 
     monkeypatch.setattr(planner, "_search", without_graphs)
     found = planner.search(roots, noise=False)
-    assert sizes == [16, 8]
+    assert sizes == searched
     for name, part in zip(found._fields[:-1], found[:-1], strict=False):
         assert torch.equal(part, getattr(expected, name)), name
     assert found.tree is None

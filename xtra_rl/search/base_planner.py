@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,12 +196,13 @@ class SearchPlanner(TensorDictModuleBase):
                 f"action_mask has dtype {action_mask.dtype}, expected torch.bool with True = legal."
             )
         draws = self._draw_noise(action_mask) if noise else None
-        limit = self._roots_at_once(initial)
+        bound = self._roots_at_once(initial)
+        limit = min(bound or size[0], size[0])
         results = []
         with _evaluating(self.world_model):
             for start in range(0, size[0], limit):
                 count = min(limit, size[0] - start)
-                rows = self._rows(start, count, action_mask.device)
+                rows = self._rows(start, count, bound, action_mask.device)
                 chunk = InitialOutput(*(part[rows] for part in initial))
                 result = self._search(
                     chunk,
@@ -221,21 +223,19 @@ class SearchPlanner(TensorDictModuleBase):
         columns = zip(*(part[:-1] for part in results), strict=True)  # all but the trees
         return SearchResult._make([*(torch.cat(column) for column in columns), None])
 
-    def _rows(self, start: int, count: int, device: torch.device) -> slice | Tensor:
+    def _rows(self, start: int, count: int, bound: int | None, device: torch.device) -> slice | Tensor:
         """Which roots a search takes; for CUDA graphs, which are of one size each, the last one is repeated."""
-        padded = count if self._graphs is None else padded_size(count)
+        padded = count if self._graphs is None else min(padded_size(count), bound or sys.maxsize)
         if padded == count:
             return slice(start, start + count)
         return start + torch.arange(padded, device=device).clamp(max=count - 1)
 
-    def _roots_at_once(self, initial: InitialOutput) -> int:
-        """How many roots the bounds allow."""
-        batch, num_actions = initial.prior_logits.shape
-        limit = self.max_roots or batch
-        if self.max_bytes is not None:
-            one = search_bytes(1, num_actions, self.num_simulations, initial.embedding)
-            limit = min(limit, max(1, self.max_bytes // one))
-        return limit
+    def _roots_at_once(self, initial: InitialOutput) -> int | None:
+        """How many roots the bounds allow; None without any."""
+        if self.max_bytes is None:
+            return self.max_roots
+        one = search_bytes(1, initial.prior_logits.shape[1], self.num_simulations, initial.embedding)
+        return min(self.max_roots or sys.maxsize, max(1, self.max_bytes // one))
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
