@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -215,3 +217,10 @@ def test_enormous_priorities_keep_finite_weights():
 def test_rows_that_do_not_exist_are_refused(rows):
     with pytest.raises(IndexError, match="130 of the table"):
         MassTable(130).put(np.array(rows), 1.0)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_a_copied_sampler_draws_by_its_own_priorities(duplicate):
+    sampler = duplicate(filled([1.0] * 200, alpha=1.0))
+    sampler.deactivate(torch.arange(1, 200))
+    assert draw(sampler, 1).tolist() == [0]

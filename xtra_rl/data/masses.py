@@ -18,7 +18,6 @@ class MassTable:
         size: number of rows; all masses are 0 at first.
 
     Attributes:
-        mass: ``[size]`` float64; write through :meth:`put`.
         num_positive: rows with a mass above 0.
 
     Example:
@@ -33,8 +32,13 @@ class MassTable:
         self._by_block = np.zeros((blocks, BLOCK))
         self._sums = np.zeros(blocks)
         self._positive = np.zeros(blocks, np.int64)
-        self.mass = self._by_block.reshape(-1)[:size]
+        self._size = size
         self.num_positive = 0
+
+    @property
+    def mass(self) -> np.ndarray:
+        """``[size]`` float64, a view; write through :meth:`put`."""
+        return self._by_block.reshape(-1)[: self._size]
 
     @property
     def total(self) -> float:
@@ -47,10 +51,8 @@ class MassTable:
         Raises:
             IndexError: if there is no such row.
         """
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self.mass)):
-            raise IndexError(
-                f"rows {rows.min()}..{rows.max()} do not lie in the {len(self.mass)} of the table"
-            )
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self._size):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} do not lie in the {self._size} of the table")
         self.mass[rows] = mass
         blocks = np.unique(rows // BLOCK)
         contents = self._by_block[blocks]
