@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from xtra_rl.files import atomic_write_bytes
+from xtra_rl.files import config_sha256, write_json
 
 _SEAL = "content_sha256"
 
 
 def write_sealed(file: Path, content: dict[str, Any]) -> None:
     """Replace ``file`` at once by ``content`` and its hash."""
-    # As it will be read: keys that are numbers become strings, which sort differently.
-    sealed = json.loads(json.dumps({key: value for key, value in content.items() if key != _SEAL}))
-    sealed[_SEAL] = _hash(sealed)
-    atomic_write_bytes(file, (json.dumps(sealed, indent=2) + "\n").encode())
+    write_json(file, content | {_SEAL: config_sha256(content)})
 
 
 def check_seal(content: dict[str, Any]) -> dict[str, Any]:
@@ -27,10 +22,6 @@ def check_seal(content: dict[str, Any]) -> dict[str, Any]:
         ValueError: if it was changed by anything but :func:`write_sealed`.
     """
     content = dict(content)
-    if content.pop(_SEAL, None) != _hash(content):
+    if content.pop(_SEAL, None) != config_sha256(content):
         raise ValueError("its content does not fit its hash")
     return content
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
