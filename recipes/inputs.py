@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from xtra_rl.data import TrajectoryDataset
+from xtra_rl.data.manifest import fingerprint, read_manifest
 from xtra_rl.recipes import common
 from xtra_rl.training.checkpoint import load_model_weights
 from xtra_rl.training.pipeline import ArtifactKind, Pipeline
@@ -89,7 +90,7 @@ class Inputs:
             given=given,
             key=self._key(
                 teacher={name: self.cfg.teacher[name] for name in ("train_steps", "policy_ratio")},
-                dataset=dataset and TrajectoryDataset(dataset).fingerprint,
+                dataset=dataset and fingerprint(read_manifest(dataset)),
             ),
             build=lambda path: train_teacher(self.cfg, task, dataset, path),
         )
@@ -117,7 +118,7 @@ class Inputs:
                 task: self.annotated(task) if annotated else (self.dataset(task), {}) for task in tasks
             }
         made_from = {
-            task: provenance | {"dataset": TrajectoryDataset(path).fingerprint}
+            task: provenance | {"dataset": fingerprint(read_manifest(path))}
             for task, (path, provenance) in datasets.items()
         }
         return self._resolve(
