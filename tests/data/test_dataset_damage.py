@@ -52,20 +52,25 @@ def read_everything(path):
         assert len(rows) > 1
 
 
-@pytest.mark.parametrize("name", ["frames/000000.lz4", "episodes.bin", "blocks.bin", "rows/action.bin"])
-def test_a_flipped_bit_is_named_and_never_read_as_data(dataset, name):
-    file = dataset.path / name
+def flipped_bits(file, times):
+    """Flip one bit of a file at a time, at random places, yielding its content; the file is whole again in the end."""
     good = file.read_bytes()
     rng = np.random.default_rng(0)
-    for place in rng.choice(len(good), 60, replace=False):
+    for place in rng.choice(len(good), times, replace=False):
         bad = bytearray(good)
         bad[place] ^= 1 << rng.integers(8)
         file.write_bytes(bad)
+        yield bad
+    file.write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["frames/000000.lz4", "episodes.bin", "blocks.bin", "rows/action.bin"])
+def test_a_flipped_bit_is_named_and_never_read_as_data(dataset, name):
+    for _ in flipped_bits(dataset.path / name, 60):
         with pytest.raises(DatasetError, match=f"{name}' is damaged"):
             TrajectoryDataset(dataset.path).verify()
         with pytest.raises(DatasetError, match=f"{name}' is damaged"):
             read_everything(dataset.path)
-    file.write_bytes(good)
     TrajectoryDataset(dataset.path).verify()
 
 
@@ -121,11 +126,7 @@ def test_a_flipped_bit_of_a_description_is_named(dataset, name):
     dataset.write_column("value", [np.zeros(n) for n in dataset.episodes["length"]])
     file = dataset.path / name
     good = file.read_bytes()
-    rng = np.random.default_rng(0)
-    for place in rng.choice(len(good), 150, replace=False):
-        bad = bytearray(good)
-        bad[place] ^= 1 << rng.integers(8)
-        file.write_bytes(bad)
+    for bad in flipped_bits(file, 150):
         try:
             TrajectoryDataset(dataset.path).verify()
         except DatasetError:
