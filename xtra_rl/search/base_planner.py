@@ -197,7 +197,7 @@ class SearchPlanner(TensorDictModuleBase):
             )
         draws = self._draw_noise(action_mask) if noise else None
         bound = self._roots_at_once(initial)
-        limit = min(bound or size[0], size[0])
+        limit = min(bound, size[0])
         results = []
         with _evaluating(self.world_model):
             for start in range(0, size[0], limit):
@@ -223,19 +223,20 @@ class SearchPlanner(TensorDictModuleBase):
         columns = zip(*(part[:-1] for part in results), strict=True)  # all but the trees
         return SearchResult._make([*(torch.cat(column) for column in columns), None])
 
-    def _rows(self, start: int, count: int, bound: int | None, device: torch.device) -> slice | Tensor:
+    def _rows(self, start: int, count: int, bound: int, device: torch.device) -> slice | Tensor:
         """Which roots a search takes; for CUDA graphs, which are of one size each, the last one is repeated."""
-        padded = count if self._graphs is None else min(padded_size(count), bound or sys.maxsize)
+        padded = count if self._graphs is None else min(padded_size(count), bound)
         if padded == count:
             return slice(start, start + count)
         return start + torch.arange(padded, device=device).clamp(max=count - 1)
 
-    def _roots_at_once(self, initial: InitialOutput) -> int | None:
-        """How many roots the bounds allow; None without any."""
-        if self.max_bytes is None:
-            return self.max_roots
-        one = search_bytes(1, initial.prior_logits.shape[1], self.num_simulations, initial.embedding)
-        return min(self.max_roots or sys.maxsize, max(1, self.max_bytes // one))
+    def _roots_at_once(self, initial: InitialOutput) -> int:
+        """How many roots the bounds allow."""
+        bound = self.max_roots or sys.maxsize
+        if self.max_bytes is not None:
+            one = search_bytes(1, initial.prior_logits.shape[1], self.num_simulations, initial.embedding)
+            bound = min(bound, max(1, self.max_bytes // one))
+        return bound
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
