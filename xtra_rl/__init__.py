@@ -12,6 +12,6 @@ import os
 __version__ = "0.1.0"
 
 # GNU OpenMP's idle threads look for work for milliseconds before they sleep, and whoever else wants their core waits:
-# with one other process on two cores a training step took 5.6 s instead of 0.07 s, so it takes 0.2 s, and alone it
-# is as fast as before. The setting is read when PyTorch is loaded, so ``xtra_rl`` has to be imported before.
+# with one other process on two cores a training step took 5.6 s instead of 0.07 s. With this it takes 0.3 s, and alone
+# it is as fast as before. The setting is read when PyTorch is loaded, so ``xtra_rl`` has to be imported before.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -21,7 +21,7 @@ from torchrl.data.replay_buffers import (
 from xtra_rl.data.rows import conform_rows, trajectory_rows
 from xtra_rl.data.sampler import TorchPrioritizedSampler
 from xtra_rl.data.snapshot import buffer_state, load_buffer, load_buffer_state, save_buffer
-from xtra_rl.data.windows import gather_rows, gather_window, plain, window_rows
+from xtra_rl.data.windows import as_array, gather_rows, gather_window, window_rows
 from xtra_rl.data.writer import ColumnWriter, Placement
 from xtra_rl.files import FolderLock
 
@@ -300,7 +300,7 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         stored, writer = self._rows, self._writer
         rows = window_rows(
             root.numpy(),
-            plain(stored["step"]),
+            as_array(stored["step"]),
             writer.written.numpy(),
             writer.ring_size,
             num_transitions=width,

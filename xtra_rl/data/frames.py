@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
@@ -190,7 +190,7 @@ class FrameReader:
         result = (
             np.empty((len(rows), self._frame_bytes), np.uint8) if out is None else out.reshape(len(rows), -1)
         )
-        parts = _split(list(self._runs(rows)))
+        parts = _split(self._runs(rows))
         # Nobody may let go of the memory while threads write to it, also if one of them fails.
         others = [_threads(os.getpid()).submit(self._copy, part, result) for part in parts[1:]]
         try:
@@ -209,10 +209,10 @@ class FrameReader:
                 f" {count} frames of {self.frame_shape}"
             )
 
-    def _runs(self, rows: np.ndarray) -> Iterable[tuple[int, ...]]:
+    def _runs(self, rows: np.ndarray) -> list[tuple[int, ...]]:
         """Runs of consecutive frames of one block, in order.
 
-        Yields:
+        Returns:
             number of the block, first frame and stop in it, frames that its neighbouring runs need of it, how many of
             these there are, place of the first frame in ``rows``, and the table's entry of the block.
         """
@@ -239,7 +239,7 @@ class FrameReader:
             *(entry[name] for name in BLOCK_FIELDS),
         )
         # Plain integers: the loop over them runs some hundred times for a batch.
-        return zip(*(column.tolist() for column in columns), strict=True)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def _copy(self, runs: Sequence[tuple[int, ...]], result: np.ndarray) -> None:
         """Put the frames of runs into ``result [n, C*H*W]``, straight where a block's first frames are wanted."""

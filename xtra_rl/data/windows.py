@@ -74,7 +74,7 @@ def gather_rows(leaf: Tensor, rows: Tensor, *, out: Tensor | None = None) -> Ten
     return torch.index_select(plain, 0, rows.reshape(-1), out=out).view(*rows.shape, *plain.shape[1:])
 
 
-def plain(leaf: Tensor) -> np.ndarray:
+def as_array(leaf: Tensor) -> np.ndarray:
     """A tensor of the storage as an array that shares its memory, free of the memory-mapped subclass's dispatch."""
     return leaf.as_subclass(torch.Tensor).numpy()
 
@@ -91,17 +91,17 @@ def gather_window(
     mask = np.ascontiguousarray(exists[:, 1:])
     steps, unrolled = rows.future[:, :-1], slice(0, unroll_steps + 1)
     window = {
-        "action": np.where(mask, plain(stored["action"])[steps], filler_action),
-        "reward": np.where(mask, plain(stored["reward"])[steps], np.float32(0)),
+        "action": np.where(mask, as_array(stored["action"])[steps], filler_action),
+        "reward": np.where(mask, as_array(stored["reward"])[steps], np.float32(0)),
         "transition_mask": mask,
         "observation_mask": exists,
-        "terminated": plain(stored["terminated"])[steps] & mask,
+        "terminated": as_array(stored["terminated"])[steps] & mask,
     }
     for source in ("search", "teacher"):
         if (value := stored.get(f"{source}_value", None)) is not None:
-            window[f"{source}_value"] = np.where(exists, plain(value)[rows.future], np.float32(0))
+            window[f"{source}_value"] = np.where(exists, as_array(value)[rows.future], np.float32(0))
         if (policy := stored.get(f"{source}_policy", None)) is not None:
-            shown = plain(policy)[rows.future[:, unrolled]]
+            shown = as_array(policy)[rows.future[:, unrolled]]
             window[f"{source}_policy"] = np.where(exists[:, unrolled, None], shown, np.float32(0))
     return {name: torch.from_numpy(entry) for name, entry in window.items()}
 
