@@ -13,7 +13,7 @@ minutes on one CPU core at scale=quick (the default without a GPU), games played
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from xtra_rl.evaluation.figures import learning_curve, loss_curves
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
 from xtra_rl.objectives import BehaviourCloningLoss
-from xtra_rl.recipes import build, common
+from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.finish import already_finished, show_results, summarise
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import BehaviourTargets
@@ -64,33 +64,65 @@ def clone(
     model: WorldModel,
     datasets: dict[str, Path],
     logger: RunLogger,
+    suite: EvaluationSuite,
     *,
     stage: str,
     steps: range,
-) -> Iterator[int]:
-    """Imitate the actions of ``datasets`` for these steps of the run; yields how many are done after each."""
+    evaluations: Sequence[int] = (),
+) -> None:
+    """Imitate the actions of ``datasets`` for these steps of the run, with evaluations after so many of them."""
     tasks = list(datasets)
     source, watch = source_of(cfg, datasets), Stopwatch()
     # Optimiser, schedule and augmentation are those of all other stages; what is minimised is not.
     loss = BehaviourCloningLoss(model)
     learner = build.learner(cfg, model, tasks, "behaviour cloning", stage, reduction="mean", loss=loss)
+    learner.on_skip = lifecycle.report_skipped(run)
     save = partial(build.save, cfg=cfg, model=model, stage=f"behaviour cloning, {stage}", tasks=tasks)
+    parts = {"learner": learner, "source": source, "suite": suite, "logger": logger}
 
-    loop = train_offline(source, learner, train_steps=len(steps), watch=watch)
-    with progress(len(steps), description=f"{stage} {'+'.join(tasks)}", unit="train step") as bar:
-        for now in common.stop_on_bad_loss(loop, run, save):
-            bar.update()
-            common.show(cfg, bar, now)
-            step = steps.start + now.train_steps
-            if now.train_steps % cfg.log_every == 0:
-                metrics = scalars(now.metrics) | common.throughput(watch, cfg.log_every)
-                logger.log(metrics, env_step=0, train_step=step)
-            yield step
+    with lifecycle.session(cfg, run.checkpoints / stage, parts) as session:
+        session.marks = {"evaluated": 0}
+        start = session.restore()
+        loop = lifecycle.stop_on_bad_loss(
+            train_offline(source, learner, train_steps=len(steps), watch=watch), run, save
+        )
+        label = f"{stage} {'+'.join(tasks)}"
+        with progress(len(steps), description=label, unit="train step", initial=start) as bar:
+            while True:
+                step, due = steps.start + learner.steps, evaluations[int(session.marks["evaluated"]) :]
+                # First of all, so that an evaluation that a kill cut off is made up for.
+                if due and learner.steps >= due[0]:
+                    with session.interlude(learner.steps):
+                        if not suite.history:
+                            suite.measure_baselines(
+                                [name for name in cfg.eval.baselines if name != "untrained"]
+                            )
+                        video = cfg.eval.video_steps if len(due) == 1 else 0
+                        logger.log(suite.play(step, record_frames=video), env_step=0, train_step=step)
+                    session.marks["evaluated"] += 1
+                    continue
+                now = next(loop, None)
+                if now is None:
+                    break
+                bar.update()
+                common.show(cfg, bar, now)
+                if now.train_steps % cfg.log_every == 0:
+                    metrics = scalars(now.metrics) | common.throughput(watch, cfg.log_every)
+                    logger.log(metrics, env_step=0, train_step=steps.start + now.train_steps)
+                session.ends_after(now.position)
+        # The stage is over but for its model.
+        session.save(len(steps))
 
 
-def finish(cfg: DictConfig, run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, start: str) -> None:
-    """Draw pictures and video, and print the table of scores and where everything is."""
-    summary = run.read_summary()
+def finish(
+    cfg: DictConfig,
+    run: RunDirectory,
+    suite: EvaluationSuite,
+    logger: RunLogger,
+    summary: dict[str, Any],
+    start: str,
+) -> None:
+    """Draw pictures and video, write the summary, and print the table of scores and where everything is."""
     labels: dict[str, Any] = {"scale": cfg.scale, "seed": cfg.seed, "x_axis": "train_step"}
     curve, losses = (run.figures / f"{name}.png" for name in ("learning_curve", "losses"))
     pictures = [
@@ -110,23 +142,16 @@ def train(
     finetuning = range(pretraining.stop, pretraining.stop + settings.finetune_steps)
     model = build.world_model(cfg, target, "behaviour cloning")
 
-    with common.make_logger(cfg, run) as logger:
+    with common.make_logger(cfg, run, resume=run.has_checkpoint) as logger:
         suite = build.evaluation_suite(cfg, target, model, build.prior_policy(cfg, model, target))
-        suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
-        start = "untrained"
-        if cross:
-            for _ in clone(cfg, run, model, cross, logger, stage="pretrain", steps=pretraining):
-                pass
-            start = f"zero-shot, pretrained on {'+'.join(cross)}"
-            build.save(run.checkpoints / "pretrained", cfg, model, "behaviour cloning, pretrain", list(cross))
-        logger.log(suite.play(pretraining.stop), env_step=0, train_step=pretraining.stop)
-
+        start = f"zero-shot, pretrained on {'+'.join(cross)}" if cross else "untrained"
+        # The second stage's checkpoints hold all that the first one left behind.
+        if cross and not any((run.checkpoints / "finetune").glob("step_*")):
+            clone(cfg, run, model, cross, logger, suite, stage="pretrain", steps=pretraining)
+            build.save(run.models / "pretrained", cfg, model, "behaviour cloning, pretrain", list(cross))
         count = settings.evaluations
-        due = [finetuning.start + len(finetuning) * (i + 1) // count for i in range(count)]
-        for step in clone(cfg, run, model, own, logger, stage="finetune", steps=finetuning):
-            if step in due:
-                video = cfg.eval.video_steps if step == finetuning.stop else 0
-                logger.log(suite.play(step, record_frames=video), env_step=0, train_step=step)
+        due = [len(finetuning) * i // count for i in range(count + 1)]
+        clone(cfg, run, model, own, logger, suite, stage="finetune", steps=finetuning, evaluations=due)
         checkpoint = build.save(
             run.path / "model", cfg, model, "behaviour cloning, finetune", [target, *cross]
         )
@@ -139,8 +164,7 @@ def train(
             wall_seconds=time.time() - started,
             checkpoint=checkpoint,
         )
-        run.write_summary(summary)
-        finish(cfg, run, suite, logger, start)
+        finish(cfg, run, suite, logger, summary, start)
 
 
 def behaviour_cloning(cfg: DictConfig) -> Path:
@@ -150,21 +174,15 @@ def behaviour_cloning(cfg: DictConfig) -> Path:
         raise ValueError(f"behaviour_cloning.evaluations is {settings.evaluations}; expected at least 1")
     target, pretrain = common.target_of(cfg), settings.pretrain
     name = "-".join([target, cfg.scale, *([] if pretrain else ["no_pretrain"]), f"s{cfg.seed}"])
-    run = RunDirectory(cfg.run_dir or f"runs/behaviour_cloning/{name}")
-    if cfg.resume == "auto" and (run.path / "summary.json").is_file():
-        common.check_same_settings(cfg, run)
-        already_finished(run)
-        return run.path
-    common.say(f"behaviour cloning on {target}, scale {cfg.scale}, seed {cfg.seed}: pretrain={pretrain}")
-    cross, own = gather_inputs(cfg, target)
-    run.write_config(common.plain(cfg))
-    run.write_manifest(
-        recipe="behaviour_cloning",
-        config=common.plain(cfg),
-        device=str(common.device_of(cfg)),
-        inputs={f"dataset {task}": path for task, path in {target: own, **cross}.items()},
-    )
-    train(cfg, run, target, cross, {target: own})
+    with lifecycle.open_run(cfg, cfg.run_dir or f"runs/behaviour_cloning/{name}") as run:
+        if lifecycle.is_over(cfg, run):
+            already_finished(run)
+            return run.path
+        common.say(f"behaviour cloning on {target}, scale {cfg.scale}, seed {cfg.seed}: pretrain={pretrain}")
+        cross, own = gather_inputs(cfg, target)
+        inputs = {f"dataset {task}": path for task, path in {target: own, **cross}.items()}
+        lifecycle.describe(cfg, run, "behaviour_cloning", inputs)
+        train(cfg, run, target, cross, {target: own})
     return run.path
 
 

@@ -161,6 +161,7 @@ def learner(
         augmentation=cfg.augmentation,
         generator=make_generator(cfg.seed, "augmentation", *names, device=common.device_of(cfg)),
         autocast=getattr(torch, cfg.autocast) if cfg.autocast else None,
+        **common.plain(cfg.watchdog),
     )
 
 

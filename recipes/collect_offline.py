@@ -1,7 +1,7 @@
 """Offline data of one game: train EfficientZero from scratch, let its checkpoints play, store the episodes.
 
 XTRA (arXiv 2210.10763) appendix F: 12 checkpoints, 64 evaluation episodes from each. Needs no input. A collection that
-was killed continues: with the checkpoint it was playing, or with the training if that was not over. Commands:
+was killed goes on where it was, in the training or in a game. Commands:
 
     python recipes/collect_offline.py target=phoenix
     python recipes/collect_offline.py target=phoenix scale=laptop artifact_seed=1
@@ -23,7 +23,7 @@ from xtra_rl.data.collect import Policy, collect_episodes
 from xtra_rl.data.inspect import returns_by_checkpoint
 from xtra_rl.evaluation.baselines import RandomPolicy
 from xtra_rl.evaluation.report import format_table
-from xtra_rl.recipes import build, common
+from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.loop import train_online
 from xtra_rl.training.progress import progress
@@ -35,8 +35,14 @@ def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]
     settings = cfg.collect
     steps = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
     saved = {step: folder / f"step-{step}" for step in steps}
-    if all(path.is_dir() for path in saved.values()):
-        return saved
+    with lifecycle.scratch(folder) as checkpoints:
+        if not all(path.is_dir() for path in saved.values()):
+            _train(cfg, task, saved, checkpoints)
+    return saved
+
+
+def _train(cfg: DictConfig, task: str, saved: dict[int, Path], checkpoints: Path) -> None:
+    settings = cfg.collect
     model = build.world_model(cfg, task, "collect", task)
     actor, source, learner = build.online(cfg, task, model, "collect")
     loop = train_online(
@@ -47,15 +53,20 @@ def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]
         warmup_steps=settings.warmup_steps,
         replay_ratio=settings.replay_ratio,
     )
-    due = list(steps)
-    with progress(settings.env_steps, description=f"collect {task}: train", unit="env step") as bar:
-        for now in loop:
-            actor.planner.set_train_step(now.train_steps)
-            source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
-            bar.update(cfg.num_envs)
-            while due and now.env_steps >= due[0]:
-                build.save(saved[due.pop(0)], cfg, model, "collect", [task])
-    return saved
+    parts = {"learner": learner, "actor": actor, "source": source}
+    description = f"collect {task}: train"
+    with lifecycle.session(cfg, checkpoints, parts) as session:
+        start = session.restore()
+        with progress(settings.env_steps, description=description, unit="env step", initial=start) as bar:
+            actor.planner.set_train_step(learner.steps)
+            for now in loop:
+                actor.planner.set_train_step(now.train_steps)
+                source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
+                bar.update(cfg.num_envs)
+                for step, path in saved.items():
+                    if now.env_steps - cfg.num_envs < step <= now.env_steps:
+                        build.save(path, cfg, model, "collect", [task])
+                session.ends_after(now.position)
 
 
 def policies(cfg: DictConfig, task: str, path: Path) -> dict[int, Any]:

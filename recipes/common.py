@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm.auto import tqdm
 
 from xtra_rl.envs import get_task, task_set
-from xtra_rl.files import to_plain
 from xtra_rl.models import COMPONENTS
-from xtra_rl.search.checks import NotFiniteError
-from xtra_rl.training.batches import BatchSource
-from xtra_rl.training.learner import Learner, NonFiniteLoss
+from xtra_rl.training.interrupt import Stopped, stop_signals
+from xtra_rl.training.learner import NonFiniteLoss
 from xtra_rl.training.logging import RunLogger
-from xtra_rl.training.loop import Iteration, Stopwatch, train_offline
-from xtra_rl.training.progress import progress
+from xtra_rl.training.loop import Iteration, Stopwatch
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.schedules import linear
 from xtra_rl.transfer import TaskWeightScheduler
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper", "auto")
 
@@ -51,11 +50,21 @@ def friendly(recipe: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
     def wrapper(cfg: DictConfig) -> Any:
         try:
             prepare_process(cfg)
-            return recipe(cfg)
+            with stop_signals():
+                return recipe(cfg)
+        except Stopped as stop:
+            say(f"{stop}; the same command goes on from here")
+            sys.exit(stop.exit_code)
         except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
             sys.exit(f"error: {error}")
+        except OSError as error:
+            if error.errno not in _STORAGE_ERRORS or os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
+                raise
+            sys.exit(
+                f"error: {error}; make room or choose another run_dir and artifacts, then the same command goes on"
+            )
 
     return wrapper
 
@@ -110,6 +119,12 @@ def auto_or_bool(key: str, value: Any) -> bool | None:
     return value
 
 
+def check_resume(cfg: DictConfig) -> None:
+    """Refuse an unknown way to deal with what is there."""
+    if cfg.resume not in ("auto", "restart", "never"):
+        raise ValueError(f"resume is {cfg.resume!r}; expected auto, restart or never")
+
+
 def plain(node: Any) -> dict[str, Any]:
     """A config node as plain Python data."""
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
@@ -154,18 +169,6 @@ def run_name(cfg: DictConfig) -> str:
     return "-".join([*parts, f"s{cfg.seed}"])
 
 
-def check_same_settings(cfg: DictConfig, run: RunDirectory) -> None:
-    """Refuse to take a finished run of other settings for this one."""
-    there, here = run.read_config(), plain(cfg)
-    free = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
-    other = [key for key in here if key not in free and there.get(key) != to_plain(here[key])]
-    if other:
-        raise ValueError(
-            f"{run.path} holds a finished run of other settings ({', '.join(other)}); pass another run_dir,"
-            " or resume=never to replace it"
-        )
-
-
 def frame_shape(cfg: DictConfig) -> tuple[int, int, int]:
     """``(C, H, W)`` of one frame."""
     return (1 if cfg.env.grayscale else 3, cfg.env.image_size, cfg.env.image_size)
@@ -176,7 +179,7 @@ def loggers_of(cfg: DictConfig) -> list[str]:
     return [cfg.logger] if isinstance(cfg.logger, str) else list(cfg.logger)
 
 
-def make_logger(cfg: DictConfig, run: RunDirectory) -> RunLogger:
+def make_logger(cfg: DictConfig, run: RunDirectory, *, resume: bool = False) -> RunLogger:
     """Metrics of a run, to its own files and to wandb or TensorBoard if asked for."""
     return RunLogger(
         run.path,
@@ -184,6 +187,7 @@ def make_logger(cfg: DictConfig, run: RunDirectory) -> RunLogger:
         config=plain(cfg),
         wandb_mode=cfg.wandb_mode,
         project=cfg.wandb_project,
+        resume=resume,
     )
 
 
@@ -201,48 +205,3 @@ def throughput(watch: Stopwatch, train_steps: int) -> dict[str, float]:
     return {
         f"throughput/{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in seconds.items()
     }
-
-
-def learn_offline(
-    cfg: DictConfig, source: BatchSource, learner: Learner, *, train_steps: int, description: str
-) -> None:
-    """Train on stored data with a progress bar, and say where the time went."""
-    watch = Stopwatch()
-    loop = train_offline(source, learner, train_steps=train_steps, watch=watch)
-    with progress(train_steps, description=description, unit="train step") as bar:
-        for now in loop:
-            bar.update()
-            source.set_beta(beta(cfg, now.train_steps, train_steps))
-            show(cfg, bar, now)
-    say_where_time_went(watch, train_steps)
-
-
-def say_where_time_went(watch: Stopwatch, train_steps: int) -> None:
-    """A line with the milliseconds of a training step by phase; ``data`` is what the learner waited for data."""
-    seconds = watch.read()
-    total = max(sum(seconds.values()), 1e-9)
-    parts = [
-        f"{phase} {1e3 * s / train_steps:.1f} ms ({100 * s / total:.1f} %)" for phase, s in seconds.items()
-    ]
-    say(f"a training step: {', '.join(parts)}")
-
-
-def stop_on_bad_loss(
-    loop: Iterator[Iteration], run: RunDirectory, save: Callable[[Path], Path]
-) -> Iterator[Iteration]:
-    """Pass a training loop on; on numbers that are not finite keep the last good model and the batch, and say where."""
-    try:
-        yield from loop
-    except NonFiniteLoss as error:
-        # The learner raises before it touches the weights, so the model is still the last good one.
-        model_path = save(run.checkpoints / "last-good")
-        batch_path = run.checkpoints / "bad-batch.pt"
-        torch.save(error.batch.detach().cpu().to_dict(), batch_path)
-        message = f"{error}; the run stops. Last good model: {model_path}; the batch: {batch_path}"
-        raise NonFiniteLoss(message, error.batch) from error
-    except NotFiniteError as error:
-        # The loss was finite but the step it led to was not: the weights are lost.
-        saved = max(run.checkpoints.glob("step-*"), key=lambda path: path.stat().st_mtime)
-        raise NotFiniteError(
-            f"{error} The run stops, since its weights are spoilt. Last saved model: {saved}"
-        ) from error

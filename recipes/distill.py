@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from xtra_rl.data import MultiTaskReplayBuffer, even_quotas
 from xtra_rl.objectives import LaggingTarget
-from xtra_rl.recipes import build, common
+from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.inputs import Annotated, Inputs
 from xtra_rl.training.batches import Targets
 
@@ -43,8 +43,9 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
     learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean")
 
     steps, label = cfg.distill.train_steps, f"distil {'+'.join(tasks)}"
-    common.learn_offline(cfg, source, learner, train_steps=steps, description=label)
-    build.save(path, cfg, model, "student", tasks)
+    with lifecycle.scratch(path) as folder:
+        lifecycle.learn_offline(cfg, source, learner, folder, train_steps=steps, description=label)
+        build.save(path, cfg, model, "student", tasks)
 
 
 @hydra.main(config_path="../configs", config_name="distill", version_base="1.3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ VIDEO_FPS = 15  # real time for agent steps of four frames at 60 Hz
 
 def summarise(
     cfg: DictConfig, suite: EvaluationSuite, *, recipe: str, env_steps: int, train_steps: int, wall_seconds: float,
-    checkpoint: Path,
+    checkpoint: Path, stopped: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``summary.json`` holds: scores of the last evaluation, every episode, and what to read them against."""
     (_, start), (_, end) = suite.history[0], suite.history[-1]
@@ -32,6 +33,7 @@ def summarise(
         "env_steps": env_steps,
         "train_steps": train_steps,
         "wall_seconds": round(wall_seconds, 1),
+        "stopped": stopped,
         "eval/mode": main_mode,
         "eval/mean_return": end[main_mode].mean_return,
         "eval/hns": suite.human_normalized(end[main_mode].mean_return),
@@ -78,29 +80,32 @@ def draw(cfg: DictConfig, run: RunDirectory, target: str, summary: dict[str, Any
 def finish(
     cfg: DictConfig, run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, summary: dict[str, Any]
 ) -> None:
-    """Write summary, pictures and video, and print where everything is."""
-    run.write_summary(summary)
+    """Write pictures, video and, last, the summary that makes a run finished; print where everything is."""
     small = cfg.scale in ("smoke", "quick")
     note = f"scale={cfg.scale} shows the machinery at work; its budgets are too small to measure transfer."
+    notes = [note] if small else []
+    if summary["stopped"]:
+        notes.append(f"Ended early: {summary['stopped']}. With another limit the same command goes on.")
     pictures = draw(cfg, run, suite.task, summary)
-    show_results(run, suite, logger, summary, pictures, title=suite.task, note=note if small else None)
+    show_results(run, suite, logger, summary, pictures, title=suite.task, notes=notes)
 
 
 def show_results(
     run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, summary: dict[str, Any], pictures: list[Path],
-    *, title: str, note: str | None = None,
+    *, title: str, notes: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Log pictures and the video of the last evaluation, and print the table of scores and where everything is."""
+    """Log pictures and the video of the last evaluation, write the summary, print scores and where everything is."""
     env_step = summary["env_steps"]
     for picture in pictures:
         logger.log_figure(picture.stem, picture, env_step=env_step)
     frames = suite.history[-1][1][suite.modes[-1]].frames
     video = logger.log_video("final", frames, VIDEO_FPS, env_step=env_step) if frames is not None else None
+    run.write_summary(summary)
     common.say("\n" + score_table(title, summary, suite.human_normalized))
     common.say(
         f"\n{suite.episodes} episodes of at most {suite.max_steps} env steps; the paper plays 32 of 27000."
     )
-    if note:
+    for note in notes:
         common.say(note)
     common.say(f"\nrun       {run.path}\nmodel     {summary['checkpoint']}")
     for path in [*pictures, *([video] if video else [])]:
@@ -112,5 +117,5 @@ def already_finished(run: RunDirectory) -> None:
     summary = run.read_summary()
     common.say(
         f"{run.path} is already finished: mean return {summary['eval/mean_return']:.1f} on {summary['target']} after"
-        f" {summary['env_steps']} env steps. Pass another run_dir or seed, or resume=never, to run again."
+        f" {summary['env_steps']} env steps. Pass another run_dir or seed, or resume=restart, to run again."
     )

@@ -44,8 +44,7 @@ class Inputs:
     def __init__(self, cfg: DictConfig) -> None:
         # Runs of every seed share one set of inputs, as in the paper.
         self.cfg = OmegaConf.merge(cfg, {"seed": cfg.artifact_seed})
-        if cfg.resume not in ("auto", "never"):
-            raise ValueError(f"resume is {cfg.resume!r}; expected auto or never")
+        common.check_resume(cfg)
         root = Path(cfg.artifacts)
         if cfg.resume == "never":
             # A new folder: nothing that exists is reused, and nothing is deleted.
@@ -93,6 +92,7 @@ class Inputs:
                 dataset=dataset and fingerprint(read_manifest(dataset)),
             ),
             build=lambda path: train_teacher(self.cfg, task, dataset, path),
+            resumable=True,
         )
 
     def annotated(self, task: str) -> tuple[Path, dict[str, Any]]:
@@ -128,4 +128,5 @@ class Inputs:
             key=self._key("distill", "teacher_targets", teachers=made_from)
             | ({} if annotated else {"policy_ratio": self.cfg.teacher.policy_ratio}),
             build=lambda path: distill(self.cfg, datasets, path),
+            resumable=True,
         )

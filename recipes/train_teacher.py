@@ -21,14 +21,14 @@ from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset
 from xtra_rl.envs import get_task
 from xtra_rl.files import path_sha256
 from xtra_rl.objectives import LaggingTarget
-from xtra_rl.recipes import build, common
+from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import teacher_columns
 from xtra_rl.training.progress import progress
 
 
 def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None:
-    """Train on ``dataset`` and write the teacher's model to ``path``."""
+    """Train on ``dataset``, from where a killed training was, and write the teacher's model to ``path``."""
     replay = build.offline_buffer(cfg, dataset, task, columns=())
     model = build.world_model(cfg, task, "teacher", task)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
@@ -38,8 +38,9 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     learner = build.learner(cfg, model, [task], "teacher", target=target)
 
     steps = cfg.teacher.train_steps
-    common.learn_offline(cfg, source, learner, train_steps=steps, description=f"teach {task}")
-    build.save(path, cfg, model, "teacher", [task])
+    with lifecycle.scratch(path) as folder:
+        lifecycle.learn_offline(cfg, source, learner, folder, train_steps=steps, description=f"teach {task}")
+        build.save(path, cfg, model, "teacher", [task])
 
 
 def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, Any]:

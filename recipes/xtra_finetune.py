@@ -9,23 +9,26 @@ without a GPU); a GPU from scale=workstation on. Commands:
     python recipes/xtra_finetune.py cross_task=false pretrained=false        EfficientZero from scratch
     python recipes/xtra_finetune.py task_weights=false                       the paper's ablations (Table 1)
     python recipes/xtra_finetune.py freeze=[representation] transfer=[representation,dynamics]
+    python recipes/xtra_finetune.py budget=2h early_stop.patience=3
+
+A run that is killed, by whatever, goes on with the same command.
 """
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
+from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
-from xtra_rl.recipes import build, common
+from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Annotated, Inputs
-from xtra_rl.training.loop import Stopwatch, scalars, train_online
+from xtra_rl.training.logging import RunLogger
+from xtra_rl.training.loop import Iteration, Stopwatch, scalars, train_online
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.transfer import TaskWeightScheduler, freeze_components, transfer_components
@@ -50,92 +53,111 @@ def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldMo
     return model
 
 
-def train(
-    cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated
-) -> dict[str, Any]:
-    """Finetune online with the cross tasks beside the target; returns the summary."""
-    settings, started = cfg.finetune, time.time()
+def log(
+    cfg: DictConfig, logger: RunLogger, marks: dict[str, float], now: Iteration, watch: Stopwatch,
+    scheduler: TaskWeightScheduler | None,
+) -> None:  # fmt: skip
+    """Scores of the games that ended; every ``log_every`` train steps losses, search, task weights and times."""
+    steps = {"env_step": now.env_steps, "train_step": now.train_steps}
+    for score in now.returns:
+        logger.log({"train/episode_return": score}, **steps)
+    since = now.train_steps - int(marks["logged"])
+    if since >= cfg.log_every:
+        marks["logged"] = now.train_steps
+        metrics = scalars(now.metrics) | common.throughput(watch, since)
+        logger.log(metrics | common.task_weight_metrics(scheduler), **steps)
+
+
+def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated) -> None:
+    """Finetune online with the cross tasks beside the target, from the last checkpoint if there is one."""
+    settings, watch = common.plain(cfg.finetune), Stopwatch()
     scheduler = TaskWeightScheduler(list(datasets), **common.plain(cfg.task_weight_schedule))
     scheduler = scheduler if cfg.task_weights and datasets else None
     cross = build.annotated_buffers(cfg, datasets)
     actor, source, learner = build.online(cfg, target, model, "finetune", cross, scheduler)
-    watch, logged, due = Stopwatch(), 0, cfg.eval.every
+    learner.on_skip = lifecycle.report_skipped(run)
+    suite = build.evaluation_suite(cfg, target, model)
     save = partial(build.save, cfg=cfg, model=model, stage="finetune", tasks=[target, *datasets])
+    logger = common.make_logger(cfg, run, resume=run.has_checkpoint)
+    parts = {"learner": learner, "actor": actor, "source": source, "suite": suite, "logger": logger}
 
-    with common.make_logger(cfg, run) as logger:
-        suite = build.evaluation_suite(cfg, target, model)
-        untrained = None
-        if "untrained" in cfg.eval.baselines:
-            untrained = build.planner(cfg, build.world_model(cfg, target, "untrained"), "untrained")
-        suite.measure_baselines(cfg.eval.baselines, untrained)
-        logger.log(suite.play(0), env_step=0, train_step=0)
-        save(run.checkpoints / "step-0")
+    with logger, lifecycle.session(cfg, run.checkpoints, parts, budget=True) as session:
+        session.marks = {"logged": 0, "evaluate": 0}
+        position, stopped = session.restore(), None
 
-        loop = train_online(
-            actor,
-            source,
-            learner,
-            env_steps=settings.env_steps,
-            warmup_steps=settings.warmup_steps,
-            replay_ratio=settings.replay_ratio,
-            extra_train_steps=settings.extra_train_steps,
-            watch=watch,
+        def evaluate(model_path: Path, video_steps: int = 0) -> Path:
+            """Score the agent and keep its model, and the best so far."""
+            with session.interlude(position):
+                if not suite.history:
+                    measure_baselines(cfg, suite)
+                scores = suite.play(actor.env_steps, record_frames=video_steps)
+                logger.log(scores, env_step=actor.env_steps, train_step=learner.steps)
+            if suite.is_best:
+                save(run.models / "best")
+            return save(model_path)
+
+        loop = lifecycle.stop_on_bad_loss(
+            train_online(actor, source, learner, watch=watch, **settings), run, save
         )
-        total = settings.env_steps + settings.extra_train_steps
-        with progress(total, description=f"finetune {target}", unit="step") as bar:
-            for now in common.stop_on_bad_loss(loop, run, save):
-                position = {"env_step": now.env_steps, "train_step": now.train_steps}
-                actor.planner.set_train_step(now.train_steps)
-                source.set_beta(common.beta(cfg, now.env_steps, settings.env_steps))
-                bar.update(now.advanced)
-                for score in now.returns:
-                    logger.log({"train/episode_return": score}, **position)
-                if now.train_steps >= logged + cfg.log_every:
-                    metrics = scalars(now.metrics) | common.throughput(watch, now.train_steps - logged)
-                    logged = now.train_steps
-                    metrics |= common.task_weight_metrics(scheduler)
-                    logger.log(metrics, **position)
-                    bar.set_postfix(loss=round(metrics["loss/total"], 3))
-                if due <= now.env_steps < settings.env_steps:
-                    due += cfg.eval.every
-                    logger.log(suite.play(now.env_steps), **position)
-                    save(run.checkpoints / f"step-{now.env_steps}")
+        total = settings["env_steps"] + settings["extra_train_steps"]
+        with progress(total, description=f"finetune {target}", unit="step", initial=position) as bar:
+            while stopped is None:
+                # First of all, so that an evaluation that a kill cut off is made up for.
+                if session.marks["evaluate"] <= actor.env_steps < settings["env_steps"]:
+                    evaluate(run.models / f"step-{actor.env_steps}")
+                    session.marks["evaluate"] += cfg.eval.every
+                    stopped = lifecycle.early_stop(cfg, suite)
+                    continue
+                actor.planner.set_train_step(learner.steps)
+                source.set_beta(common.beta(cfg, actor.env_steps, settings["env_steps"]))
+                now = next(loop, None)
+                if now is None:
+                    break
+                bar.update(now.position - position)
+                position = now.position
+                log(cfg, logger, session.marks, now, watch, scheduler)
+                if "loss/total" in now.metrics and now.train_steps % cfg.log_every == 0:
+                    bar.set_postfix(loss=round(float(now.metrics["loss/total"]), 3))
+                if session.ends_after(position):
+                    stopped = f"budget={cfg.budget} was spent"
 
-        metrics = suite.play(actor.env_steps, record_frames=cfg.eval.video_steps)
-        logger.log(metrics, env_step=actor.env_steps, train_step=learner.steps)
-        checkpoint = save(run.path / "model")
+        checkpoint = evaluate(run.path / "model", cfg.eval.video_steps)
         summary = summarise(
             cfg,
             suite,
             recipe="xtra_finetune",
             env_steps=actor.env_steps,
             train_steps=learner.steps,
-            wall_seconds=time.time() - started,
+            wall_seconds=session.seconds,
             checkpoint=checkpoint,
+            stopped=stopped,
         )
         finish(cfg, run, suite, logger, summary)
-    return summary
+
+
+def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
+    """Scores to read the agent's against; the untrained network searches as the agent does."""
+    untrained = None
+    if "untrained" in cfg.eval.baselines:
+        untrained = build.planner(cfg, build.world_model(cfg, suite.task, "untrained"), "untrained")
+    suite.measure_baselines(cfg.eval.baselines, untrained)
 
 
 def xtra_finetune(cfg: DictConfig) -> Path:
-    """Run XTRA as configured; returns the run directory."""
+    """Run XTRA as configured, or go on with it; returns the run directory."""
     target = common.target_of(cfg)
-    run = RunDirectory(cfg.run_dir or f"runs/xtra_finetune/{common.run_name(cfg)}")
-    if cfg.resume == "auto" and (run.path / "summary.json").is_file():
-        common.check_same_settings(cfg, run)
-        already_finished(run)
-        return run.path
-    flags = " ".join(f"{key}={cfg[key]}" for key in ("pretrained", "cross_task", "task_weights"))
-    common.say(f"XTRA on {target}, scale {cfg.scale}, seed {cfg.seed}: {flags}")
-    student, datasets = gather_inputs(cfg)
-    model = initial_model(cfg, target, student)
-    run.write_config(common.plain(cfg))
-    inputs = {f"dataset {task}": path for task, (path, _) in datasets.items()}
-    inputs |= {"student": student} if student else {}
-    run.write_manifest(
-        recipe="xtra_finetune", config=common.plain(cfg), device=str(common.device_of(cfg)), inputs=inputs
-    )
-    train(cfg, run, target, model, datasets)
+    path = cfg.run_dir or f"runs/xtra_finetune/{common.run_name(cfg)}"
+    with lifecycle.open_run(cfg, path) as run:
+        if lifecycle.is_over(cfg, run):
+            already_finished(run)
+            return run.path
+        flags = " ".join(f"{key}={cfg[key]}" for key in ("pretrained", "cross_task", "task_weights"))
+        common.say(f"XTRA on {target}, scale {cfg.scale}, seed {cfg.seed}: {flags}")
+        student, datasets = gather_inputs(cfg)
+        model = initial_model(cfg, target, student)
+        inputs = {f"dataset {task}": path for task, (path, _) in datasets.items()}
+        lifecycle.describe(cfg, run, "xtra_finetune", inputs | ({"student": student} if student else {}))
+        train(cfg, run, target, model, datasets)
     return run.path
 
 

@@ -72,7 +72,7 @@ def _check_models(config, path):
     """Finetuning starts from the pretrained weights, and neither stage touches the dynamics."""
     cfg = config("behaviour_cloning", *SHORT)
     (pretrained, about), (final, about_final) = (
-        build.load_model(cfg, path / place) for place in ("checkpoints/pretrained", "model")
+        build.load_model(cfg, path / place) for place in ("models/pretrained", "model")
     )
     assert about["tasks"] == ["amidar"]
     assert about_final["tasks"] == ["alien", "amidar"]
@@ -93,7 +93,7 @@ def test_from_scratch_needs_the_target_s_data_alone_and_repeats_itself(run_of, c
     assert "amidar" not in out
     assert "at start: untrained" in out
     assert read_metrics(runs[0])["eval/alien/return"].train_step.tolist() == [0, 2, 5]
-    assert not (runs[0] / "checkpoints" / "pretrained").exists()
+    assert not (runs[0] / "models" / "pretrained").exists()
     assert runs[0].joinpath("metrics.csv").read_bytes() == runs[1].joinpath("metrics.csv").read_bytes()
 
 

@@ -302,7 +302,7 @@ def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
         (["search.algorithm=alphabeta"], ["alphabeta", "puct", "gumbel"]),
         (["transfer=[encoder]"], ["encoder", "representation"]),
         (["cross_batch_size=1"], ["batch_size=1", "2 tasks"]),
-        (["resume=maybe"], ["resume", "maybe", "auto or never"]),
+        (["resume=maybe"], ["resume", "maybe", "auto, restart or never"]),
         (["seed=-1"], ["seed", "-1"]),
         (["logger=[neptune]"], ["neptune", "csv"]),
         (["prefetch=maybe"], ["prefetch", "maybe", "auto, true or false"]),
@@ -343,9 +343,9 @@ def test_corrupt_and_empty_datasets_are_refused_by_name(first_run, reuse, tmp_pa
     cfg = reuse("pretrained=false", "cross_tasks=[amidar]", f"datasets=[{dataset}]")
     assert shard.name in fails(xtra_finetune, cfg)
     (tmp_path / "empty").mkdir()
-    cfg = reuse("pretrained=false", "cross_tasks=[amidar]", f"datasets=[{tmp_path / 'empty'}]")
-    assert "empty" in fails(xtra_finetune, cfg)
-    cfg = reuse("pretrained=false", "cross_tasks=[amidar]", "datasets=[nowhere]")
+    again = ("resume=restart", "pretrained=false", "cross_tasks=[amidar]")
+    assert "empty" in fails(xtra_finetune, reuse(*again, f"datasets=[{tmp_path / 'empty'}]"))
+    cfg = reuse(*again, "datasets=[nowhere]")
     assert "nowhere" in fails(xtra_finetune, cfg)
 
 
@@ -378,12 +378,12 @@ BROKEN = ("target=broken", "env.image_size=24", "model.downsample=8", "pretraine
 def test_nan_loss_stops_with_the_last_good_model_and_the_batch(reuse, broken_rewards):
     cfg = reuse(*SHORT, *BROKEN)
     message = fails(xtra_finetune, cfg)
-    assert "loss is nan at training step 0" in message
-    checkpoints = Path(cfg.run_dir) / "checkpoints"
-    assert str(checkpoints) in message
-    model, _ = build.load_model(cfg, checkpoints / "last-good")
+    assert "loss is nan (limit 1000), gradient norm nan at training step 0" in message
+    run = Path(cfg.run_dir)
+    assert str(run / "bad-batches") in message
+    model, _ = build.load_model(cfg, run / "models" / "last-good")
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    batch = torch.load(checkpoints / "bad-batch.pt", weights_only=True)
+    batch = torch.load(run / "bad-batches" / "batch-0.pt", weights_only=True)
     assert batch["value_target"].isnan().any()
     assert not (Path(cfg.run_dir) / "summary.json").exists()
 
@@ -392,7 +392,7 @@ def test_exploding_weights_stop_with_a_sentence(reuse):
     cfg = reuse(*SHORT, "pretrained=false", "cross_task=false", "optim.lr=1e30", "optim.warmup_steps=0")
     message = fails(xtra_finetune, cfg)
     assert "contains NaN" in message
-    assert "Last saved model: " in message
+    assert "Last saved: " in message
     assert "step-0" in message
 
 

@@ -33,6 +33,12 @@ class RandomPlanner(TensorDictModuleBase):
         td["search", "value"] = torch.zeros(len(mask))
         return td
 
+    def rng_state(self):
+        return self.generator.get_state()
+
+    def set_rng_state(self, state):
+        self.generator.set_state(state)
+
 
 def stored_rows(buffer):
     """All rows of a buffer with one column, in order."""
@@ -131,7 +137,8 @@ def test_updates_per_env_step_are_exact(parts, ratio, updates):
     progress = list(loop)
     assert actor.env_steps == 100
     assert learner.steps == updates + 3
-    assert sum(now.advanced for now in progress) == 103
+    positions = [now.position for now in progress]
+    assert positions == [*range(4, 101, 4), 101, 102, 103]
     assert progress[-1].train_steps == learner.steps
 
 
@@ -170,3 +177,53 @@ def test_metrics_become_floats_in_their_order():
 @pytest.mark.gpu
 def test_metrics_of_two_devices_become_floats():
     assert scalars({"a": torch.tensor(1.0, device="cuda"), "b": torch.tensor(2.0)}) == {"a": 1.0, "b": 2.0}
+
+
+def test_a_restored_actor_is_in_the_middle_of_the_same_games():
+    """The ring is over-written by then, and lives were lost: replay, emulators, stacks and noise go on alike."""
+
+    def make():
+        env = make_env("breakout", 2, image_size=32, grayscale=True, frame_stack=4, seed=3, sticky=0.25)
+        buffer = TrajectoryReplayBuffer(240, num_envs=2, memmap=False)
+        return Actor(env, RandomPlanner(), buffer)
+
+    whole, first = make(), make()
+    for actor in (whole, first):
+        for _ in range(200):
+            actor.step()
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert second.env_steps == 400
+    assert (stored_rows(whole.buffer)["step"] == 0).sum() > 2
+    for _ in range(150):
+        assert second.step() == whole.step()
+    assert torch.equal(second._current["observation"], whole._current["observation"])
+    for name, expected in stored_rows(whole.buffer).items():
+        assert torch.equal(stored_rows(second.buffer)[name], expected), name
+    assert second.buffer.total_added == whole.buffer.total_added == 700
+
+
+def test_an_environment_that_is_not_the_recorded_one_is_refused():
+    def make(seed, envs=1):
+        env = make_env("alien", envs, image_size=32, grayscale=True, frame_stack=2, seed=seed)
+        return Actor(env, RandomPlanner(), TrajectoryReplayBuffer(200, num_envs=envs, memmap=False))
+
+    actor = make(0)
+    for _ in range(5):
+        actor.step()
+    with pytest.raises(ValueError, match="do not lead to the recorded frames"):
+        make(1).load_state_dict(actor.state_dict())
+    with pytest.raises(ValueError, match="is of 1 environments and this actor has 2"):
+        make(0, envs=2).load_state_dict(actor.state_dict())
+    with pytest.raises(ValueError, match="took 5 env steps"):
+        actor.load_state_dict(actor.state_dict())
+
+
+def test_a_loop_over_restored_parts_owes_what_the_first_one_owed(parts):
+    actor, source, learner = parts
+    options = {"env_steps": 100, "warmup_steps": 40, "replay_ratio": 0.3, "extra_train_steps": 3}
+    loop = train_online(actor, source, learner, **options)
+    found = [next(loop) for _ in range(17)]
+    found += train_online(actor, source, learner, **options)
+    assert [now.position for now in found] == [*range(4, 101, 4), 101, 102, 103]
+    assert learner.steps == 18 + 3

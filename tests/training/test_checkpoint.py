@@ -256,3 +256,33 @@ def test_a_component_that_was_not_saved_is_named(tmp_path):
 def test_keeping_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keep=0"):
         save_checkpoint(tmp_path, {}, step=1, keep=0)
+
+
+def test_one_checkpoint_of_each_stretch_stays_for_good(tmp_path):
+    for step in range(10, 251, 30):
+        save_checkpoint(tmp_path, {"a": step}, step=step, keep=2, keep_every=100)
+    # 100 and 220 are the first of 100..199 and of 200..299; 10 belongs to no stretch.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step_{step:09d}" for step in (100, 220, 250)
+    ]
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, {"a": torch.zeros(10)}, step=1)
+    real = torch.save
+
+    def full(states, file):
+        real(states, file)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, {"a": torch.ones(10)}, step=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000001"]
+    assert torch.equal(load_checkpoint(tmp_path).states["a"], torch.zeros(10))
+
+
+def test_half_a_checkpoint_of_a_killed_process_is_swept_up(tmp_path):
+    (tmp_path / ".step_000000007.0123abcd.tmp").mkdir()
+    save_checkpoint(tmp_path, {"a": 1}, step=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000003"]

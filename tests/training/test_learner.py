@@ -119,7 +119,7 @@ def test_nan_stops_before_the_weights_are_touched():
     one, data = learner(), batch([0, 1])
     data["value_target"][0, 0] = float("nan")
     before = copy.deepcopy(one.loss.world_model.state_dict())
-    with pytest.raises(NonFiniteLoss, match="loss is nan at training step 0") as caught:
+    with pytest.raises(NonFiniteLoss, match="loss is nan, gradient norm .* at training step 0") as caught:
         one.step(data)
     assert "value_target" in caught.value.batch.keys()
     after = one.loss.world_model.state_dict()
@@ -212,3 +212,74 @@ def test_schedules_at_their_corners():
 def test_bad_optimiser_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(torch.nn.Linear(1, 1), **options)
+
+
+def bad_batch(field, value):
+    spoilt = batch([0, 1], seed=5)
+    spoilt[field][0] = value
+    return spoilt
+
+
+def state_of(one):
+    return {key: value.clone() for key, value in one.loss.world_model.state_dict().items()}
+
+
+@pytest.mark.parametrize("measuring", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value"), [("value_target", float("nan")), ("reward_target", float("nan"))]
+)
+def test_a_bad_batch_moves_neither_weights_nor_statistics(field, value, measuring):
+    scheduler = TaskWeightScheduler(["amidar"], start=0 if measuring else 10**6)
+    one = learner(task_weights=scheduler)
+    one.step(batch([0, 1]))
+    before, counted = state_of(one), scheduler.state_dict()
+    with pytest.raises(NonFiniteLoss, match="loss is nan.* at training step 1") as caught:
+        one.step(bad_batch(field, value))
+    assert caught.value.batch[field].isnan().any()
+    for key, expected in before.items():
+        assert torch.equal(state_of(one)[key], expected), key
+    assert scheduler.state_dict() == counted
+
+
+def test_statistics_survive_activations_that_are_not_finite():
+    """The forward pass has written NaN into the running means before anybody looks at the loss."""
+    one = learner()
+    one.step(batch([0, 1]))
+    weight = one.loss.world_model.representation.stem[0].weight
+    before = state_of(one)
+    with torch.no_grad():
+        weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteLoss):
+        one.step(batch([0, 1]))
+    for key, expected in before.items():
+        if "running" in key:
+            assert torch.equal(state_of(one)[key], expected), key
+
+
+def test_exploding_loss_is_a_loss_beyond_the_limit():
+    fine = learner(max_loss=100.0)
+    fine.step(batch([0, 1]))
+    with pytest.raises(NonFiniteLoss, match=r"loss is .* \(limit 0.001\)"):
+        learner(max_loss=0.001).step(batch([0, 1]))
+
+
+def test_bad_batches_are_left_out_up_to_the_limit():
+    one, reported = learner(max_skipped=2), []
+    one.on_skip = reported.append
+    for _ in range(2):
+        spoilt = bad_batch("value_target", float("nan"))
+        before = state_of(one)
+        metrics = one.step(spoilt)
+        assert all(torch.equal(state_of(one)[key], value) for key, value in before.items())
+        assert torch.equal(spoilt["td_error"], torch.ones(2))
+        one.step(batch([0, 1]))
+    assert [str(error).rpartition("; ")[2] for error in reported] == [
+        "left out, 1 of 2",
+        "left out, 2 of 2",
+    ]
+    assert metrics["train/skipped"] == 2
+    assert one.steps == 4
+    other = learner(max_skipped=2)
+    other.load_state_dict(one.state_dict())
+    with pytest.raises(NonFiniteLoss, match="after 2 batches that were left out"):
+        other.step(bad_batch("value_target", float("nan")))

@@ -173,3 +173,54 @@ def test_csv_alone_never_imports_wandb(tmp_path):
         "assert not {'wandb', 'tensorboard', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class FullDisk:
+    """A file that takes ``room`` bytes more, then refuses."""
+
+    def __init__(self, file, room):
+        self._file, self.room = file, room
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, block):
+        part = block[: self.room]
+        written = self._file.write(part) if len(part) else 0
+        self.room -= written
+        if written < len(block) and not self.room:
+            raise OSError(28, "No space left on device")
+        return written
+
+
+def test_rows_that_a_full_disk_refused_are_written_whole_once_there_is_room(tmp_path):
+    with RunLogger(tmp_path / "full") as logger:
+        log_some(logger, range(2))
+        disk = logger._csv.experiment = FullDisk(logger._csv.experiment, room=10)
+        with pytest.warns(RuntimeWarning, match="No space left"):
+            logger.log({"loss/value": 1.0}, env_step=0, train_step=0)
+        text = (tmp_path / "full" / "metrics.csv").read_text()
+        assert text.endswith("\n")
+        assert "loss/value,1.0" not in text
+        state = logger.state_dict()
+        disk.room = 10**6
+        logger.log({"loss/value": 2.0}, env_step=8, train_step=8)
+    assert (
+        tmp_path / "full" / "metrics.csv"
+    ).read_text() == text + "0,0,loss/value,1.0\n8,8,loss/value,2.0\n"
+    # What waits is part of a checkpoint.
+    with RunLogger(tmp_path / "full", resume=True) as logger:
+        logger.load_state_dict(state)
+        logger.log({"loss/value": 3.0}, env_step=9, train_step=9)
+    assert (
+        tmp_path / "full" / "metrics.csv"
+    ).read_text() == text + "0,0,loss/value,1.0\n9,9,loss/value,3.0\n"
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    ids = []
+    for resume in (False, True, False):
+        with RunLogger(tmp_path, loggers=["wandb"], wandb_mode="offline", resume=resume) as logger:
+            ids.append(logger._others["wandb"].experiment.id)
+    assert ids[0] == ids[1] != ids[2]

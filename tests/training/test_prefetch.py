@@ -117,3 +117,17 @@ def test_a_buffer_that_writes_over_its_last_batch_is_refused():
     BatchSource(buffers, {"a": PassOn()}, prefetch=False)
     with pytest.raises(ValueError, match="reuse_memory"):
         BatchSource(buffers, {"a": PassOn()}, prefetch=True)
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_batches_after_a_checkpoint_are_those_of_the_unbroken_run(prefetch):
+    expected = indices(make_source(prefetch), 20)
+    source = make_source(prefetch)
+    assert indices(source, 8) == expected[:8]
+    other = make_source(prefetch)
+    other.load_state_dict(source.state_dict())
+    # Taking the state changes nothing, and can be repeated at once.
+    third = make_source(prefetch)
+    third.load_state_dict(other.state_dict())
+    for each in (source, other, third):
+        assert indices(each, 12) == expected[8:]

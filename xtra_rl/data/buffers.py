@@ -333,6 +333,14 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         """Set the exponent of the importance weights."""
         self._sampler.set_beta(beta)
 
+    def sampling_state(self) -> dict[str, Any]:
+        """Priorities, exponents and random state: all but the rows, for who can restore those in another way."""
+        return self._sampler.state_dict()
+
+    def load_sampling_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`sampling_state` into a buffer that holds the same rows."""
+        self._sampler.load_state_dict(state)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state in memory; :meth:`dumps` suits large buffers."""
         return buffer_state(self)

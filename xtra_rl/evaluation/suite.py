@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +120,35 @@ class EvaluationSuite:
             if (score := self.human_normalized(result.mean_return)) is not None:
                 metrics[f"eval/{self.task}/hns{suffix}"] = score
         return metrics
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last evaluation has the highest mean return so far, in the first mode."""
+        scores = [results[self.modes[0]].mean_return for _, results in self.history]
+        return scores[-1] > max(scores[:-1], default=-math.inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores and baselines so far, without pictures, and the policy's random state."""
+        history = [
+            (env_step, {mode: (r.returns, r.lengths, r.truncated) for mode, r in results.items()})
+            for env_step, results in self.history
+        ]
+        generator = getattr(self.policy, "generator", None)
+        random_state = generator.get_state() if generator is not None else None
+        return {"history": history, "baselines": dict(self.baselines), "generator": random_state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.history = [
+            (
+                env_step,
+                {mode: EvaluationResult(r, n, cut, None, mode) for mode, (r, n, cut) in results.items()},
+            )
+            for env_step, results in state["history"]
+        ]
+        self.baselines = dict(state["baselines"])
+        if state["generator"] is not None:
+            self.policy.generator.set_state(state["generator"])  # type: ignore[attr-defined]
 
     def human_normalized(self, score: float) -> float | None:
         """Human-normalised score, or ``None`` for a task without published human and random scores."""

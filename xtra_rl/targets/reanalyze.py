@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -87,6 +88,14 @@ class ReanalyzeTargets:
     def bootstrap_steps(self) -> int:
         """Transitions, values and frames that a window needs past the unroll."""
         return self.td_steps
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Random state of the searches."""
+        return {"planner": self.planner.rng_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.planner.set_rng_state(state["planner"])
 
     @torch.no_grad()
     def __call__(self, windows: TensorDictBase) -> TensorDict:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
+from xtra_rl.search.base_planner import SearchPlanner
+from xtra_rl.training.progress import progress
 
 #: Names in the log of what a planner may say about its search.
 _SEARCH_METRICS = {
@@ -17,11 +22,26 @@ _SEARCH_METRICS = {
 }
 
 
+class Decision(NamedTuple):
+    """What a planner said about one step of all environments: with it the step can be taken again."""
+
+    action: Tensor
+    """``[N]`` int64."""
+    search_policy: Tensor
+    """``[N, A]`` float32."""
+    search_value: Tensor
+    """``[N]`` float32."""
+
+
 class Actor:
     """Runs a planner in batched environments and appends what happens to a replay buffer.
 
     A life loss ends the trajectory in the buffer (as a termination) while the game goes on. Each ended trajectory gets
     a last row with its final frame, so that a truncated one can be bootstrapped.
+
+    A checkpoint of an actor is a few megabytes: it holds the decisions, not the frames. :meth:`load_state_dict` takes
+    the same steps again from the seeded start, which brings back emulators, frame stacks and replay exactly, in the
+    middle of games. It needs environments that are deterministic after their seed, as all Atari games are.
 
     Args:
         env: from :func:`~xtra_rl.envs.make_env`, batch ``[N]``.
@@ -32,12 +52,13 @@ class Actor:
         env_steps: agent steps taken in all environments together.
     """
 
-    def __init__(self, env: EnvBase, planner: torch.nn.Module, buffer: TrajectoryReplayBuffer) -> None:
+    def __init__(self, env: EnvBase, planner: SearchPlanner, buffer: TrajectoryReplayBuffer) -> None:
         self.env = env
         self.planner = planner
         self.buffer = buffer
         self.env_steps = 0
         self.num_envs = int(env.batch_size[0])
+        self._decisions: list[Decision] = []
         self._current = env.reset()
         self._position = torch.zeros(self.num_envs, dtype=torch.int32)
         self._returns = torch.zeros(self.num_envs, dtype=torch.float64)
@@ -50,16 +71,22 @@ class Actor:
         Returns:
             raw scores of the games that ended with it.
         """
-        observed = self._current
-        planned = self.planner(observed.select("observation", "action_mask"))
-        acting = observed.clone(recurse=False).set("action", planned["action"])
-        stepped, following = self.env.step_and_maybe_reset(acting)
-        outcome = stepped["next"]
-        self._write(observed, planned, outcome)
+        planned = self.planner(self._current.select("observation", "action_mask"))
         found = planned["search"]
         self.search_metrics = {
             name: found[key].mean() for name, key in _SEARCH_METRICS.items() if key in found.keys()
         }
+        return self._take(Decision(planned["action"], found["policy"].float(), found["value"].float()))
+
+    def _take(self, decision: Decision) -> list[float]:
+        """Do what was decided and store it; returns the scores of the games that ended."""
+        self._decisions.append(decision)
+        observed = self._current
+        stepped, following = self.env.step_and_maybe_reset(
+            observed.clone(recurse=False).set("action", decision.action)
+        )
+        outcome = stepped["next"]
+        self._write(observed, decision, outcome)
         self._returns += outcome["reward"].squeeze(-1).double()
         done = outcome["done"].squeeze(-1)
         finished = self._returns[done].tolist()
@@ -68,7 +95,7 @@ class Actor:
         self.env_steps += self.num_envs
         return finished
 
-    def _write(self, observed: TensorDictBase, planned: TensorDictBase, outcome: TensorDictBase) -> None:
+    def _write(self, observed: TensorDictBase, decision: Decision, outcome: TensorDictBase) -> None:
         """Append the transitions, and a final row for each trajectory that ended."""
         done, terminated, life_lost = (
             outcome[key].squeeze(-1) for key in ("done", "terminated", "end-of-life")
@@ -77,14 +104,12 @@ class Actor:
         rows = TensorDict(
             {
                 "pixels": observed["pixels"],
-                "action": planned["action"],
                 "reward": outcome["reward"].squeeze(-1),
                 "terminated": ended,
                 "truncated": done & ~ended,
                 "has_action": torch.ones_like(done),
                 "step": self._position,
-                "search_policy": planned["search", "policy"].float(),
-                "search_value": planned["search", "value"].float(),
+                **decision._asdict(),
             },
             batch_size=[self.num_envs],
         )
@@ -97,3 +122,43 @@ class Actor:
             last["step"] = self._position[over]
             self.buffer.append(last, over)
             self._position[over] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All decisions so far, the frames that they led to, and the planner's random state.
+
+        The buffer's priorities are not in it: whoever draws from it saves them
+        (:meth:`~xtra_rl.training.batches.BatchSource.state_dict`).
+        """
+        columns = zip(*self._decisions, strict=True) if self._decisions else ()
+        return {
+            "decisions": [torch.stack(column) for column in columns],
+            "pixels": self._current["pixels"].clone(),
+            "planner": self.planner.rng_state(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict` by taking all its steps again.
+
+        Raises:
+            ValueError: if this actor has acted already, its environments are of another number, or they do not come to
+                the same frames.
+        """
+        decisions = [Decision(*step) for step in zip(*state["decisions"], strict=True)]
+        if self._decisions or (decisions and len(decisions[0].action) != self.num_envs):
+            raise ValueError(
+                f"the state is of {len(state['pixels'])} environments and this actor has {self.num_envs}, which took"
+                f" {self.env_steps} env steps; restore into a new actor with as many environments"
+            )
+        total = len(decisions) * self.num_envs
+        with progress(total, description="play the recorded actions again", unit="env step") as bar:
+            for decision in decisions:
+                self._take(decision)
+                bar.update(self.num_envs)
+        if not torch.equal(self._current["pixels"], state["pixels"]):
+            raise ValueError(
+                "the recorded actions do not lead to the recorded frames: the environment is not deterministic, or this"
+                " is another version of it (ale-py, the task's factory); go on with the version that made the run, or"
+                " start again with resume=restart"
+            )
+        self.planner.set_rng_state(state["planner"])

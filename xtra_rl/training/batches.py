@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -81,13 +81,15 @@ class BatchSource:
                 " make it without"
             )
         self._next: Future[dict[str, TensorDict]] | None = None
+        self._restored: dict[str, TensorDict] | None = None
         self._stream = torch.cuda.Stream(self.device) if on_gpu and self._thread else None
 
     def draw(self) -> dict[str, TensorDict]:
         """Windows of the next batch by task, on the device."""
+        restored, self._restored = self._restored, None
         if self._thread is None:
-            return self._read()
-        windows = (self._next or self._thread.submit(self._read)).result()
+            return restored or self._read()
+        windows = restored or (self._next or self._thread.submit(self._read)).result()
         self._next = self._thread.submit(self._read)
         if self._stream is not None:
             for part in windows.values():
@@ -126,3 +128,34 @@ class BatchSource:
     def set_beta(self, beta: float) -> None:
         """Exponent of the importance weights, annealed over training."""
         self.buffers.set_beta(beta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Priorities and random states of the buffers and targets, and the batch that is drawn already.
+
+        Without the buffers' rows: those of datasets are on disk, and an :class:`~xtra_rl.training.actor.Actor` restores
+        its own.
+        """
+        if self._next is not None:
+            wait([self._next])
+        ready = self._next.result() if self._next is not None else self._restored
+        targets = {task: targets for task, targets in self.targets.items() if hasattr(targets, "state_dict")}
+        return {
+            "buffers": {task: buffer.sampling_state() for task, buffer in self.buffers.buffers.items()},
+            "targets": {task: each.state_dict() for task, each in targets.items()},
+            "next": {task: dict(part.cpu().items()) for task, part in (ready or {}).items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; the buffers must hold the rows that they held then."""
+        if self._next is not None:
+            wait([self._next])
+        self._next = None
+        for task, buffer in self.buffers.buffers.items():
+            buffer.load_sampling_state(state["buffers"][task])
+        for task, each in state["targets"].items():
+            self.targets[task].load_state_dict(each)  # type: ignore[attr-defined]
+        ready = {
+            task: TensorDict(part, batch_size=part["index"].shape).to(self.device)
+            for task, part in state["next"].items()
+        }
+        self._restored = ready or None

@@ -189,8 +189,9 @@ def save_checkpoint(
     *,
     step: int,
     keep: int = 2,
+    keep_every: int | None = None,
 ) -> Path:
-    """Write ``<path>/step_<step>/`` atomically, then delete the oldest checkpoints beyond ``keep``.
+    """Write ``<path>/step_<step>/`` atomically and durably, then delete the oldest checkpoints beyond ``keep``.
 
     Checkpoints of a later step are deleted too: they belong to a training that was given up.
 
@@ -200,29 +201,46 @@ def save_checkpoint(
             tensors).
         step: position of the training; orders the checkpoints.
         keep: number of checkpoints that stay, at least 1.
+        keep_every: of the steps from each multiple of this number to the next, the first checkpoint stays for good.
 
     Raises:
-        ValueError: if ``keep < 1``, or a state cannot be read back without running code from the file.
+        ValueError: if ``keep`` or ``keep_every`` is below 1, or a state cannot be read back without running code from
+            the file.
+        OSError: if it cannot be written, for example because the disk is full; the checkpoints before are untouched.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep} would delete the checkpoint just written; pass at least 1")
+    if keep < 1 or (keep_every is not None and keep_every < 1):
+        raise ValueError(
+            f"keep={keep}, keep_every={keep_every}: expected at least 1, or the new one would go"
+        )
     folder = Path(path)
     states = {name: _state_of(component) for name, component in components.items()}
 
     def write(target: Path) -> None:
-        torch.save(states, target / "state.pt")
+        # Through a file of Python's: a full disk is then an OSError, and what was written can be forced to the disk.
+        with open(target / "state.pt", "wb") as file:
+            torch.save(states, file)
+            file.flush()
+            os.fsync(file.fileno())
         _check_readable(target / "state.pt", states)
         write_json(target / "manifest.json", {"step": step, "sha256": file_sha256(target / "state.pt")})
 
     target = folder / f"step_{step:09d}"
     _write_directory(target, write)
-    checkpoints = _checkpoints(folder)
-    # A later step belongs to a training that was given up (or is damaged): this one continues from before it.
-    abandoned = [old for other, old in checkpoints if other > step]
-    outdated = [old for other, old in checkpoints if other <= step][keep:]
-    for old in (*abandoned, *outdated, *folder.glob(".step_*")):
-        shutil.rmtree(old, ignore_errors=True)
+    _rotate(folder, step, keep, keep_every)
     return target
+
+
+def _rotate(folder: Path, step: int, keep: int, keep_every: int | None) -> None:
+    checkpoints = dict(_checkpoints(folder))
+    # A later step belongs to a training that was given up (or is damaged): this one continues from before it.
+    current = [other for other in checkpoints if other <= step]
+    stay = set(current[:keep])
+    if keep_every is not None:
+        # From the newest to the oldest, so that the oldest of each stretch is what remains in the dict.
+        stay |= set({other // keep_every: other for other in current if other >= keep_every}.values())
+    outdated = [path for other, path in checkpoints.items() if other not in stay]
+    for old in (*outdated, *folder.glob(".step_*")):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -257,7 +275,7 @@ def load_checkpoint(
         _restore(components or {}, states, folder)
         return Checkpoint(step, folder, states)
     if candidates:
-        raise ValueError(f"all checkpoints in {path} are damaged; start again with resume=never")
+        raise ValueError(f"all checkpoints in {path} are damaged; start again with resume=restart")
     return None
 
 
@@ -270,7 +288,7 @@ def _restore(components: Mapping[str, Any], states: Mapping[str, Any], folder: P
     if missing:
         raise ValueError(
             f"checkpoint {folder} has no state for {', '.join(missing)}; it holds {', '.join(states)}: "
-            "continue with the settings that wrote it, or start again with resume=never"
+            "continue with the settings that wrote it, or start again with resume=restart"
         )
     for name, component in components.items():
         component.load_state_dict(states[name])
@@ -298,6 +316,9 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def _write_directory(target: Path, write: Callable[[Path], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    # Left by a process that was killed while it wrote; two never write the same directory.
+    for left in target.parent.glob(f".{target.name}.????????.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
         write(temporary)

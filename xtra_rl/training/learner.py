@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -40,7 +41,7 @@ class TaskLoss(Protocol):
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or gradient was NaN or infinite; ``batch`` holds the batch that did it."""
+    """A loss or gradient was NaN, infinite or beyond the limit; ``batch`` holds the batch that did it."""
 
     def __init__(self, message: str, batch: TensorDictBase) -> None:
         super().__init__(message)
@@ -63,6 +64,13 @@ class Learner:
         augmentation: random shift and intensity, as published.
         generator: of the augmentation.
         autocast: dtype of mixed-precision forward passes, e.g. ``torch.bfloat16``; ``None`` for float32.
+        max_loss: total loss that counts as exploding; ``None`` sets no limit to finite ones.
+        max_skipped: batches of bad loss or gradient that may be left out, over the whole training, before one is an
+            error.
+
+    Attributes:
+        skipped: how many were left out.
+        on_skip: called with the error of a batch that is left out, to report and keep it.
 
     Raises:
         ValueError: if there is no task.
@@ -83,6 +91,8 @@ class Learner:
         augmentation: bool = True,
         generator: torch.Generator | None = None,
         autocast: torch.dtype | None = None,
+        max_loss: float | None = None,
+        max_skipped: int = 0,
     ) -> None:
         if not tasks:
             raise ValueError("tasks is empty; expected the name of at least one task")
@@ -99,6 +109,10 @@ class Learner:
         self.augmentation = augmentation
         self.generator = generator
         self.autocast = autocast
+        self.max_loss = math.inf if max_loss is None else max_loss
+        self.max_skipped = max_skipped
+        self.skipped = 0
+        self.on_skip: Callable[[NonFiniteLoss], None] = lambda error: None
         self.steps = 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -111,21 +125,34 @@ class Learner:
     def step(self, batch: TensorDict) -> dict[str, Tensor | float]:
         """Train on a batch ``[B]`` from the target builders; writes ``td_error`` into it.
 
+        A batch that is left out counts as a step: it moves the schedules but neither weights nor statistics, and its
+        priorities become 1.
+
         Returns:
             metrics by name, tensors detached: losses, gradient norm, learning rate and, in a window, cosines.
 
         Raises:
-            NonFiniteLoss: before the weights are touched, if the loss or its gradient is not finite.
+            NonFiniteLoss: if the loss or its gradient is not finite, or the loss beyond ``max_loss``; weights and
+                BatchNorm statistics are then those before this step.
         """
         self._set_learning_rate()
         self.loss.world_model.train()
         self._prepare(batch)
+        statistics = [buffer.clone() for buffer in self.loss.world_model.buffers()]
         measuring = self.task_weights is not None and self.task_weights.measuring
-        metrics = self._measured_backward(batch) if measuring else self._backward(batch)
+        compute = self._measured_backward if measuring else self._backward
+        metrics, observed = compute(batch)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteLoss(f"gradient norm is {norm.item()} at training step {self.steps}", batch)
-        self.optimizer.step()
+        # One look at the device for both; nothing has changed the weights yet.
+        loss_value, norm_value = torch.stack([metrics["loss/total"].float(), norm.float()]).tolist()
+        if abs(loss_value) <= self.max_loss and math.isfinite(loss_value) and math.isfinite(norm_value):
+            self.optimizer.step()
+            if self.task_weights is not None:
+                self.task_weights.observe(observed)
+        else:
+            for buffer, before in zip(self.loss.world_model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            self._leave_out(batch, loss_value, norm_value)
         if self.target is not None:
             self.target.step()
         if self.task_weights is not None:
@@ -133,7 +160,21 @@ class Learner:
         self.steps += 1
         metrics["train/grad_norm"] = norm.detach()
         metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        if self.max_skipped:
+            metrics["train/skipped"] = float(self.skipped)
         return metrics
+
+    def _leave_out(self, batch: TensorDict, loss: float, norm: float) -> None:
+        """Count a bad batch; raises where there were too many."""
+        self.optimizer.zero_grad(set_to_none=True)
+        limit = "" if math.isinf(self.max_loss) else f" (limit {self.max_loss:g})"
+        what = f"loss is {loss:g}{limit}, gradient norm {norm:g} at training step {self.steps}"
+        if self.skipped >= self.max_skipped:
+            more = f" after {self.skipped} batches that were left out" if self.skipped else ""
+            raise NonFiniteLoss(what + more, batch)
+        self.skipped += 1
+        self.on_skip(NonFiniteLoss(f"{what}; left out, {self.skipped} of {self.max_skipped}", batch))
+        batch["td_error"] = torch.ones_like(batch["td_error"])
 
     def _set_learning_rate(self) -> None:
         factor = self.lr_factor(self.steps) if self.lr_factor is not None else 1.0
@@ -159,42 +200,35 @@ class Learner:
             device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
         )
 
-    def _backward(self, batch: TensorDict) -> dict[str, Tensor | float]:
-        """One backward pass of the weighted total."""
+    def _backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """One backward pass of the weighted total; returns metrics, and no cosines."""
         batch["task_weight"] = sample_weights(batch["task_id"], self.weights(), reduction=self.reduction)
         with self._autocast():
             losses = self.loss(batch)
         total = sum(losses[key] for key in losses.keys() if key.startswith("loss_"))
-        self._check(total, batch)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        return self._metrics(losses, batch)
+        return self._metrics(losses, batch), {}
 
-    def _measured_backward(self, batch: TensorDict) -> dict[str, Tensor | float]:
-        """One backward pass a task; their weighted sum is the gradient, their cosines go to the task weights."""
+    def _measured_backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """One backward pass a task, whose weighted sum is the gradient; returns metrics, and cosines by task."""
         weights = self.weights()
         batch["task_weight"] = sample_weights(batch["task_id"], weights, reduction=self.reduction)
         with self._autocast():
             losses, logs = self.loss.task_losses(batch, len(self.tasks))
-        self._check(losses.sum(), batch)
         gradients = task_gradients(losses, self.parameters)
         counts = torch.bincount(batch["task_id"], minlength=len(self.tasks))
         coefficients = task_coefficients(weights, counts, reduction=self.reduction)
         set_combined_gradient(self.parameters, gradients, coefficients)
         cosines = gradient_cosines(gradients)
         present = {task: cosines[i] for i, task in enumerate(self.tasks) if i > 0 and counts[i] > 0}
-        assert self.task_weights is not None
-        self.task_weights.observe(present)
-        return self._metrics(logs, batch) | {f"grad_cos/{task}": value for task, value in present.items()}
+        metrics = self._metrics(logs, batch) | {f"grad_cos/{task}": value for task, value in present.items()}
+        return metrics, present
 
-    def _check(self, total: Tensor, batch: TensorDict) -> None:
-        if not torch.isfinite(total):
-            raise NonFiniteLoss(f"loss is {total.item()} at training step {self.steps}", batch)
-
-    def _metrics(self, losses: TensorDictBase, batch: TensorDictBase) -> dict[str, Tensor | float]:
+    def _metrics(self, losses: TensorDictBase, batch: TensorDictBase) -> dict[str, Any]:
         """``loss/total`` as minimised; ``loss/<task>/<head>``, means without priority and task weights."""
         heads = [key for key in losses.keys() if key.startswith("loss_")]
-        metrics: dict[str, Tensor | float] = {"loss/total": sum(losses[key].detach() for key in heads)}
+        metrics: dict[str, Any] = {"loss/total": sum(losses[key].detach() for key in heads)}
         metrics |= {f"train/{key}": losses[key].detach() for key in losses.keys() if key not in heads}
         for head, terms in batch["sample_loss"].items():
             means = task_means(terms.float(), batch["task_id"], len(self.tasks))
@@ -205,6 +239,7 @@ class Learner:
         """Model, target, optimiser, task weights, counters and the augmentation's random state."""
         return {
             "steps": self.steps,
+            "skipped": self.skipped,
             "model": self.loss.world_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "target": self.target.state_dict() if self.target is not None else {},
@@ -215,6 +250,7 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.steps = int(state["steps"])
+        self.skipped = int(state["skipped"])
         self.loss.world_model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.target is not None:

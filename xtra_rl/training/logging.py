@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xtra_rl.files import to_plain
+from xtra_rl.files import atomic_write_text, to_plain
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class RunLogger:
         project: wandb project.
         run_name: name of the run in wandb and TensorBoard; default: the name of the run directory.
         x_axis: step that wandb and TensorBoard plot against; offline training has no ``env_step``.
-        resume: continue the CSV files of this directory instead of starting new ones.
+        resume: continue the CSV files and the wandb run of this directory instead of starting new ones.
 
     Raises:
         ValueError: for an unknown logger or mode, or if a chosen logger cannot start.
@@ -93,7 +93,7 @@ class RunLogger:
                 self._others["tensorboard"] = _start_tensorboard(self._path, run_name, config)
             if "wandb" in loggers:
                 self._others["wandb"] = _start_wandb(
-                    self._path, run_name, config, wandb_mode, project, x_axis
+                    self._path, run_name, config, wandb_mode, project, x_axis, resume
                 )
         except BaseException:
             self.close()
@@ -262,7 +262,10 @@ def _start_wandb(
     mode: str | None,
     project: str,
     x_axis: str,
+    resume: bool,
 ) -> Any:
+    id_file = path / "wandb_run_id.txt"
+    run_id = id_file.read_text().strip() if resume and id_file.is_file() else None
     try:
         from torchrl.record.loggers.wandb import WandbLogger
 
@@ -275,6 +278,7 @@ def _start_wandb(
             project=project,
             config=dict(config),
             mode=mode,
+            id=run_id,
             reinit="create_new",
             log_env_packages=False,
         )
@@ -283,6 +287,7 @@ def _start_wandb(
             f"logger 'wandb' cannot start ({type(error).__name__}: {error}); run `wandb login`, or use "
             "wandb_mode=offline (no account, no network) or logger=csv"
         ) from error
+    atomic_write_text(id_file, logger.experiment.id)
     logger.experiment.define_metric("env_step")
     logger.experiment.define_metric("train_step")
     logger.experiment.define_metric("*", step_metric=x_axis)

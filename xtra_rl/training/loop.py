@@ -26,14 +26,14 @@ class Iteration:
         train_steps: optimiser steps so far.
         metrics: of the last optimiser step, empty if there was none.
         returns: raw scores of the games that ended in this iteration.
-        advanced: env steps of this iteration, or 1 for an optimiser step without any; they add up to the loop's length.
+        position: how much of the loop is done: env steps, and optimiser steps that come without any.
     """
 
     env_steps: int
     train_steps: int
+    position: int
     metrics: dict[str, Tensor | float] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)
-    advanced: int = 1
 
 
 T = TypeVar("T")
@@ -85,6 +85,9 @@ def train_online(
 ) -> Iterator[Iteration]:
     """Act, then learn, in one thread: updates per environment step are a number, not a race.
 
+    Where the parts stand decides what comes next, so parts that were restored from a checkpoint go on as they would
+    have.
+
     Args:
         actor, source, learner: the parts.
         env_steps: agent steps to take in all environments together.
@@ -105,20 +108,22 @@ def train_online(
             f" extra_train_steps={extra_train_steps}: expected at least one env step and nothing negative"
         )
     watch = watch or Stopwatch()
-    updates = 0
+
+    def due() -> int:
+        # Counted from the start, since adding up 0.3 again and again loses an update now and then.
+        return math.floor(replay_ratio * max(actor.env_steps - warmup_steps, 0) + 1e-6)
+
     while actor.env_steps < env_steps:
+        updates = due()
         returns = watch.time("act", actor.step)
         metrics: dict[str, Tensor | float] = {}
-        # Counted from the start, since adding up 0.3 again and again loses an update now and then.
-        due = math.floor(replay_ratio * max(actor.env_steps - warmup_steps, 0) + 1e-6)
-        for _ in range(due - updates):
+        for _ in range(due() - updates):
             metrics = update(source, learner, watch)
-        updates = due
         metrics = {**metrics, **actor.search_metrics}
-        yield Iteration(actor.env_steps, learner.steps, metrics, returns, actor.num_envs)
-    for _ in range(extra_train_steps):
+        yield Iteration(actor.env_steps, learner.steps, actor.env_steps, metrics, returns)
+    while (extra := learner.steps - due()) < extra_train_steps:
         metrics = update(source, learner, watch)
-        yield Iteration(actor.env_steps, learner.steps, metrics)
+        yield Iteration(actor.env_steps, learner.steps, actor.env_steps + extra + 1, metrics)
 
 
 def train_offline(
@@ -142,7 +147,7 @@ def train_offline(
     watch = watch or Stopwatch()
     while learner.steps < train_steps:
         metrics = update(source, learner, watch)
-        yield Iteration(0, learner.steps, metrics)
+        yield Iteration(0, learner.steps, learner.steps, metrics)
 
 
 def scalars(metrics: dict[str, Tensor | float]) -> dict[str, float]:

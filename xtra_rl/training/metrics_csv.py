@@ -19,8 +19,9 @@ class MetricsCSV(Logger):
     """A TorchRL logger that writes one CSV file in long format: ``env_step,train_step,metric,value``.
 
     Values are written with all their digits, so that two equal runs write equal bytes. A block of metrics is
-    one write, flushed at once. The state of this logger is the length of its file: loading it cuts off what
-    was written after a checkpoint, so that a resumed run does not hold rows twice.
+    one write, flushed at once; what a full disk refuses waits in memory for the next try, so no row is lost or
+    torn. The state of this logger is the length of its file: loading it cuts off what was written after a
+    checkpoint, so that a resumed run does not hold rows twice.
 
     Args:
         path: the CSV file.
@@ -39,15 +40,31 @@ class MetricsCSV(Logger):
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
         self.path = Path(path)
         self._resume = resume
+        self._waiting = b""
         super().__init__(exp_name=self.path.stem, log_dir=str(self.path.parent))
 
     def _create_experiment(self) -> Any:
         is_new = not (self._resume and self.path.exists() and self.path.stat().st_size > 0)
-        file = open(self.path, "wb" if is_new else "ab")  # noqa: SIM115
+        file = open(self.path, "wb" if is_new else "ab", buffering=0)  # noqa: SIM115
+        self._length = 0 if is_new else self.path.stat().st_size
         if is_new:
-            file.write(CSV_HEADER.encode())
-            file.flush()
+            self._write(file, CSV_HEADER.encode())
         return file
+
+    def _write(self, file: Any, block: bytes) -> None:
+        """Append a block to those that wait, and all of them to the file, or nothing."""
+        self._waiting += block
+        left = memoryview(self._waiting)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            # Half a row must not stay; it waits with the rest.
+            file.truncate(self._length)
+            file.seek(self._length)
+            raise
+        self._length += len(self._waiting)
+        self._waiting = b""
 
     def log_metrics(
         self,
@@ -62,10 +79,8 @@ class MetricsCSV(Logger):
         values = {name: float(value) for name, value in metrics.items()}
         env_step = step if env_step is None else env_step
         steps = ",".join("" if value is None else str(int(value)) for value in (env_step, train_step))
-        self.experiment.write(
-            "".join(f"{steps},{name},{value!r}\n" for name, value in values.items()).encode()
-        )
-        self.experiment.flush()
+        rows = "".join(f"{steps},{name},{value!r}\n" for name, value in values.items())
+        self._write(self.experiment, rows.encode())
         return values
 
     def log_scalar(self, name: str, value: float, step: int | None = None) -> None:
@@ -83,7 +98,7 @@ class MetricsCSV(Logger):
         raise NotImplementedError("MetricsCSV holds scalars only; log a summary of the histogram instead")
 
     def _checkpoint_state(self) -> dict[str, Any]:
-        return {"bytes": self.experiment.tell()}
+        return {"bytes": self._length, "waiting": self._waiting.decode()}
 
     def _load_checkpoint_state(self, state_dict: Mapping[str, Any]) -> None:
         size = self.path.stat().st_size
@@ -92,8 +107,10 @@ class MetricsCSV(Logger):
                 f"{self.path} has {size} bytes, but the checkpoint was written when it had "
                 f"{state_dict['bytes']}; restore the file, or start a new run directory"
             )
-        self.experiment.truncate(state_dict["bytes"])
-        self.experiment.seek(state_dict["bytes"])
+        self._length = state_dict["bytes"]
+        self._waiting = state_dict["waiting"].encode()
+        self.experiment.truncate(self._length)
+        self.experiment.seek(self._length)
 
     def __repr__(self) -> str:
         return f"MetricsCSV({str(self.path)!r})"

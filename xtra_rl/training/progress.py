@@ -70,6 +70,7 @@ def progress(
     disable: bool | None = None,
     file: TextIO | None = None,
     line_interval: float = 10.0,
+    initial: int = 0,
 ) -> Progress[Any]: ...
 
 
@@ -83,6 +84,7 @@ def progress(
     disable: bool | None = None,
     file: TextIO | None = None,
     line_interval: float = 10.0,
+    initial: int = 0,
 ) -> Progress[T]: ...
 
 
@@ -95,6 +97,7 @@ def progress(
     disable: bool | None = None,
     file: TextIO | None = None,
     line_interval: float = 10.0,
+    initial: int = 0,
 ) -> Progress[T]:
     """Show the rate and the remaining time of a loop.
 
@@ -110,6 +113,7 @@ def progress(
         disable: show nothing. ``None`` asks the environment variable ``TQDM_DISABLE``.
         file: where to write; default standard error.
         line_interval: seconds between two plain lines.
+        initial: units that were done before, which count for the share but not for the rate.
 
     Example:
         >>> with progress(3, description="count", unit="step", disable=True) as bar:
@@ -131,19 +135,23 @@ def progress(
     file = sys.stderr if file is None else file
     display: _Display
     if disable:
-        display = _Silent()
+        display = _Silent(initial)
     elif getattr(file, "isatty", lambda: False)():
         from tqdm.auto import tqdm
 
-        display = tqdm(total=total, desc=description, unit=unit, file=file, dynamic_ncols=True)
+        display = tqdm(
+            total=total, desc=description, unit=unit, file=file, dynamic_ncols=True, initial=initial
+        )
     else:
-        display = _Lines(total, description=description, unit=unit, file=file, interval=line_interval)
+        display = _Lines(
+            total, description=description, unit=unit, file=file, interval=line_interval, initial=initial
+        )
     return Progress(iterable, display)
 
 
 class _Silent:
-    def __init__(self) -> None:
-        self.n = 0
+    def __init__(self, initial: int) -> None:
+        self.n = initial
 
     def update(self, n: int) -> None:
         self.n += n
@@ -159,15 +167,21 @@ class _Lines:
     """Plain lines for logs, with the rate of the recent past (a loop changes speed when learning starts)."""
 
     def __init__(
-        self, total: int | None, *, description: str, unit: str, file: TextIO, interval: float
+        self,
+        total: int | None,
+        *,
+        description: str,
+        unit: str,
+        file: TextIO,
+        interval: float,
+        initial: int,
     ) -> None:
-        self.n = 0
+        self.n = self._initial = self._last_n = initial
         self._total = total
         self._description, self._unit = description, unit
         self._file, self._interval = file, interval
         self._postfix = ""
         self._start = self._last_time = time.monotonic()
-        self._last_n = 0
         self._closed = False
 
     def update(self, n: int) -> None:
@@ -188,7 +202,7 @@ class _Lines:
         if not self._closed:
             self._closed = True
             elapsed = time.monotonic() - self._start
-            self._write(self.n / max(elapsed, 1e-9), f", took {_duration(elapsed)}")
+            self._write((self.n - self._initial) / max(elapsed, 1e-9), f", took {_duration(elapsed)}")
 
     def _write(self, rate: float, ending: str = "") -> None:
         count = f"{self.n}" if self._total is None else f"{self.n}/{self._total}"

@@ -7,13 +7,16 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xtra_rl.files import (
+    FolderLock,
     atomic_write_text,
     config_sha256,
     existing,
@@ -82,6 +85,39 @@ class RunDirectory:
         for folder in (self.checkpoints, self.videos, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
 
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keep other processes out meanwhile.
+
+        Raises:
+            ValueError: if somebody else owns the directory.
+        """
+        lock = FolderLock(self.path, owner="run")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def reopen(self) -> None:
+        """Take a run that was stopped early for an unfinished one again."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget the run that is here: its summary and its training checkpoints."""
+        self.reopen()
+        shutil.rmtree(self.checkpoints)
+        self.checkpoints.mkdir()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run ended here, with a summary."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a run here to go on with."""
+        return any(self.checkpoints.iterdir())
+
     def __fspath__(self) -> str:
         return str(self.path)
 
@@ -90,8 +126,13 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of training checkpoints and models."""
+        """Folder of training checkpoints, from which a killed run goes on."""
         return self.path / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models saved at evaluations, and of the best of them."""
+        return self.path / "models"
 
     @property
     def videos(self) -> Path:
@@ -161,10 +202,35 @@ class RunDirectory:
             "platform": platform.platform(),
             "cpu_count": os.cpu_count(),
             "device": device,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "date": _now(),
         }
         write_json(self.path / "manifest.json", manifest)
         return manifest
+
+    def continue_manifest(
+        self, inputs: Mapping[str, str | os.PathLike[str]], command_line: Sequence[str] | None = None
+    ) -> None:
+        """Note in the manifest that the run goes on now, with the same inputs.
+
+        Raises:
+            ValueError: if an input is missing or of other content than at the start.
+        """
+        manifest = self.read_manifest()
+        for name, path in inputs.items():
+            before = manifest["inputs"].get(name, {}).get("sha256")
+            if path_sha256(path) != before:
+                raise ValueError(
+                    f"{self.path} was started with another {name} than {str(path)!r}; restore it, or start again with"
+                    " resume=restart"
+                )
+        now = {
+            "date": _now(),
+            "git_commit": git_commit(),
+            "command_line": list(sys.argv if command_line is None else command_line),
+        }
+        write_json(
+            self.path / "manifest.json", manifest | {"continued": [*manifest.get("continued", []), now]}
+        )
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest that :meth:`write_manifest` wrote."""
@@ -187,6 +253,10 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any]:
         """The summary that :meth:`write_summary` wrote."""
         return read_json(self.path / "summary.json")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def package_versions() -> dict[str, str]:

@@ -1,0 +1,184 @@
+"""The life of a run and of its stages: opened, continued, saved now and then, stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from xtra_rl.evaluation.suite import EvaluationSuite
+from xtra_rl.files import to_plain
+from xtra_rl.recipes import common
+from xtra_rl.search.checks import NotFiniteError
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.learner import Learner, NonFiniteLoss
+from xtra_rl.training.loop import Iteration, Stopwatch, train_offline
+from xtra_rl.training.progress import progress
+from xtra_rl.training.run import RunDirectory
+from xtra_rl.training.session import Stateful, TrainingSession, parse_duration
+
+#: Where a run lives and when it stops, not what it computes.
+_FREE_KEYS = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
+_FREE_KEYS += ("budget", "early_stop", "checkpoint", "watchdog", "device", "threads", "prefetch")
+
+
+def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
+    """Refuse to take a run of other settings, ``state`` says which, for this one."""
+    there, here = run.read_config(), common.plain(cfg)
+    other = [key for key in here if key not in _FREE_KEYS and there.get(key) != to_plain(here[key])]
+    if other:
+        raise ValueError(
+            f"{run.path} holds {state} run of other settings ({', '.join(other)}); pass another run_dir,"
+            " or resume=restart to replace it"
+        )
+
+
+@contextmanager
+def open_run(cfg: DictConfig, path: str | Path) -> Iterator[RunDirectory]:
+    """The run directory, owned by this process meanwhile; what it gives up on ``restart`` and ``never`` is removed.
+
+    Raises:
+        ValueError: if another process owns it, or the run in it has other settings.
+    """
+    common.check_resume(cfg)
+    run = RunDirectory(path)
+    with run.owned():
+        if cfg.resume != "auto":
+            run.clear()
+        elif run.is_finished:
+            check_same_settings(cfg, run, "a finished")
+        elif run.has_checkpoint:
+            check_same_settings(cfg, run, "an unfinished")
+        yield run
+
+
+def is_over(cfg: DictConfig, run: RunDirectory) -> bool:
+    """Whether there is nothing left to do: a run that was stopped early goes on if its limits are other ones now."""
+    if not run.is_finished:
+        return False
+    limits = ("budget", "early_stop")
+    there, here = run.read_config(), common.plain(cfg)
+    if run.read_summary().get("stopped") is None or all(there.get(key) == here[key] for key in limits):
+        return True
+    run.reopen()
+    return False
+
+
+def describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[str, Path]) -> None:
+    """Write what the run is made of, or check that a run that goes on is still made of that."""
+    if run.has_checkpoint:
+        run.continue_manifest(inputs)
+    else:
+        run.write_manifest(
+            recipe=recipe, config=common.plain(cfg), device=str(common.device_of(cfg)), inputs=inputs
+        )
+    run.write_config(common.plain(cfg))
+
+
+def early_stop(cfg: DictConfig, suite: EvaluationSuite) -> str | None:
+    """Why the evaluations so far are reason to end, or None."""
+    scores = [results[suite.modes[0]].mean_return for _, results in suite.history]
+    score, patience = cfg.early_stop.score, cfg.early_stop.patience
+    if score is not None and scores[-1] >= score:
+        return f"early_stop.score={score} was reached"
+    if patience is not None and len(scores) - 1 - scores.index(max(scores)) >= patience:
+        return f"early_stop.patience={patience} evaluations were not better than the best"
+    return None
+
+
+def session(
+    cfg: DictConfig, folder: Path, components: Mapping[str, Stateful], *, budget: bool = False
+) -> TrainingSession:
+    """Checkpoints of a training stage as the config says; only a run has a budget."""
+    settings = cfg.checkpoint
+    return TrainingSession(
+        folder,
+        components,
+        every=parse_duration(settings.every) if settings.every is not None else None,
+        keep=settings.keep,
+        keep_every=settings.keep_every,
+        budget=parse_duration(cfg.budget) if budget and cfg.budget is not None else None,
+    )
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` for the checkpoints of what is built there; gone once that is complete."""
+    folder = path.with_name(f"{path.name}.training")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def learn_offline(
+    cfg: DictConfig,
+    source: BatchSource,
+    learner: Learner,
+    folder: Path,
+    *,
+    train_steps: int,
+    description: str,
+) -> None:
+    """Train on stored data with a progress bar, go on where ``folder`` was left, and say where the time went."""
+    watch = Stopwatch()
+    with session(cfg, folder, {"learner": learner, "source": source}) as kept:
+        start = kept.restore()
+        loop = train_offline(source, learner, train_steps=train_steps, watch=watch)
+        with progress(train_steps, description=description, unit="train step", initial=start) as bar:
+            for now in loop:
+                bar.update()
+                source.set_beta(common.beta(cfg, now.train_steps, train_steps))
+                common.show(cfg, bar, now)
+                kept.ends_after(now.position)
+        # The stage is over but for its model: a kill from here on costs nothing.
+        kept.save(train_steps)
+    say_where_time_went(watch, train_steps - start)
+
+
+def say_where_time_went(watch: Stopwatch, train_steps: int) -> None:
+    """A line with the milliseconds of a training step by phase; ``data`` is what the learner waited for data."""
+    seconds = watch.read()
+    if not seconds:
+        return
+    total = max(sum(seconds.values()), 1e-9)
+    parts = [
+        f"{phase} {1e3 * s / train_steps:.1f} ms ({100 * s / total:.1f} %)" for phase, s in seconds.items()
+    ]
+    common.say(f"a training step: {', '.join(parts)}")
+
+
+def stop_on_bad_loss(
+    loop: Iterator[Iteration], run: RunDirectory, save: Callable[[Path], Path]
+) -> Iterator[Iteration]:
+    """Pass a training loop on; on numbers that are not finite keep the last good model and the batch, and say where."""
+    try:
+        yield from loop
+    except NonFiniteLoss as error:
+        # The learner raises before it touches the weights, so the model is still the last good one.
+        model_path = save(run.models / "last-good")
+        batch_path = keep_batch(run, error)
+        message = f"{error}; the run stops. Last good model: {model_path}; the batch: {batch_path}"
+        raise NonFiniteLoss(message, error.batch) from error
+    except NotFiniteError as error:
+        # The loss was finite but the step it led to was not: the weights are lost.
+        saved = [*run.models.glob("step-*"), *run.checkpoints.glob("step_*")]
+        newest = max(saved, key=lambda path: path.stat().st_mtime, default="none")
+        raise NotFiniteError(
+            f"{error} The run stops, since its weights are spoilt. Last saved: {newest}"
+        ) from error
+
+
+def keep_batch(run: RunDirectory, error: NonFiniteLoss) -> Path:
+    """Save the batch of a bad loss, to be looked at: ``torch.load(path, weights_only=True)``."""
+    path = run.path / "bad-batches" / f"batch-{len(list(run.path.glob('bad-batches/*')))}.pt"
+    path.parent.mkdir(exist_ok=True)
+    torch.save(error.batch.detach().cpu().to_dict(), path)
+    return path
+
+
+def report_skipped(run: RunDirectory) -> Callable[[NonFiniteLoss], None]:
+    """What a learner calls for a batch that it leaves out."""
+    return lambda error: common.say(f"warning: {error}; the batch: {keep_batch(run, error)}")
