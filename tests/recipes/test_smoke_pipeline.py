@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from gridworld import make_gridworld
+from pipeline_runs import SHORT, command_line, fails
 
 from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
 from xtra_rl.envs import register_task, unregister_task
@@ -28,48 +24,6 @@ from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.recipes.train_teacher import annotate
 from xtra_rl.recipes.xtra_finetune import xtra_finetune
 from xtra_rl.training.run import SUMMARY_KEYS, RunDirectory
-
-ROOT = Path(__file__).parents[2]
-SHORT = (
-    "finetune.env_steps=60",
-    "eval.every=1000",
-    "eval.episodes=1",
-    "eval.num_envs=1",
-    "eval.modes=[greedy]",
-)
-SHORT += ("eval.baselines=[]", "eval.max_steps=10", "eval.video_steps=5")
-
-
-def command_line(folder, *arguments, recipe="xtra_finetune"):
-    environment = {**os.environ, "WANDB_MODE": "disabled"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def first_run(tmp_path_factory):
-    """The main job on a machine with nothing prepared."""
-    folder = tmp_path_factory.mktemp("first_run")
-    start = time.time()
-    done = command_line(folder, "scale=smoke")
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = folder / "runs" / "xtra_finetune" / "alien-smoke-s0"
-    return SimpleNamespace(
-        folder=folder, run=run, stdout=done.stdout, stderr=done.stderr, seconds=time.time() - start
-    )
-
-
-@pytest.fixture
-def reuse(first_run, config, tmp_path):
-    """``reuse(*overrides)``: a config that finds the first run's artifacts and writes elsewhere."""
-
-    def make(*overrides, recipe="xtra_finetune"):
-        places = (f"artifacts={first_run.folder / 'artifacts'}", f"run_dir={tmp_path / 'run'}")
-        return config(recipe, "scale=smoke", *places, *overrides)
-
-    return make
 
 
 def by_path(first_run, *kinds):
@@ -270,14 +224,6 @@ def test_an_annotation_by_another_search_is_stale(first_run, reuse, tmp_path):
     assert made[3] == annotate(
         reuse("teacher.annotation=search", "search.num_simulations=3"), "amidar", data, teacher
     )
-
-
-def fails(recipe, cfg, *arguments):
-    with pytest.raises(SystemExit) as caught:
-        common.friendly(lambda cfg: recipe(cfg, *arguments))(cfg)
-    message = str(caught.value)
-    assert message.startswith("error: ")
-    return message
 
 
 def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
