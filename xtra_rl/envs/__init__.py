@@ -1,7 +1,8 @@
-"""Tasks and their environments."""
+"""Tasks and their environments. TorchRL is imported with the first environment, not with the table of tasks."""
 
-from xtra_rl.envs.atari import AtariEnv, make_atari_env
-from xtra_rl.envs.factory import make_env
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from xtra_rl.envs.tasks import (
     TASK_SETS,
     EnvFactory,
@@ -12,7 +13,11 @@ from xtra_rl.envs.tasks import (
     task_set,
     unregister_task,
 )
-from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit
+
+if TYPE_CHECKING:
+    from xtra_rl.envs.atari import AtariEnv, make_atari_env
+    from xtra_rl.envs.factory import make_env
+    from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit
 
 __all__ = [
     "END_OF_LIFE",
@@ -32,3 +37,14 @@ __all__ = [
     "task_set",
     "unregister_task",
 ]
+
+_MODULES = {"AtariEnv": "atari", "make_atari_env": "atari", "make_env": "factory"}
+_MODULES |= dict.fromkeys(
+    ("END_OF_LIFE", "LegalActions", "LifeLoss", "StackFrames", "StepLimit"), "transforms"
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
