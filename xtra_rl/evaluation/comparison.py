@@ -1,15 +1,33 @@
-"""Agents side by side: a panel for each game, a bar for each agent, every episode in sight."""
+"""Agents side by side, a panel for each game: a bar for each agent, every episode in sight; a curve for each run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtra_rl.evaluation.figures import COLOURS, new_figure, save_figure, styled
+from xtra_rl.evaluation.figures import (
+    COLOURS,
+    STEP_LABELS,
+    Series,
+    XAxis,
+    line_looks,
+    new_figure,
+    save_figure,
+    shared_legend,
+    styled,
+)
+
+
+class Curve(NamedTuple):
+    """Evaluations of one run: its name in the legend, the task it was played on, the scores by step."""
+
+    label: str
+    task: str
+    scores: Series
 
 
 def bootstrap_interval(
@@ -74,4 +92,36 @@ def agent_bars(
         f"Students, teachers and their data (scale {scale}, seed {seed}); bars: means, lines: 95 % intervals"
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+    return save_figure(figure, path)
+
+
+@styled
+def learning_curves(
+    curves: Sequence[Curve], path: str | os.PathLike[str], *, x_axis: XAxis = "env_step"
+) -> Path:
+    """Draw the evaluations of several runs, in the colour of the run in every panel; runs are never averaged.
+
+    Args:
+        curves: at least one.
+        path: of the picture.
+        x_axis: which steps to plot against.
+
+    Raises:
+        ValueError: if there is no curve.
+    """
+    if not curves:
+        raise ValueError("there is no curve to draw; pass runs that were evaluated at least once")
+    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    names = list(dict.fromkeys(curve.label for curve in curves))
+    looks = dict(zip(names, line_looks(len(names))))
+    figure = new_figure(4.2 * len(tasks) + 2.2, 3.6)
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for curve in curves:
+            if curve.task == task:
+                steps, values = curve.scores.x(x_axis), curve.scores.value
+                axes.plot(steps, values, marker="o", markersize=3.5, label=curve.label, **looks[curve.label])
+        axes.set_title(task.replace("_", " "), fontsize=9)
+        axes.set_xlabel(STEP_LABELS[x_axis])
+    figure.axes[0].set_ylabel("mean return of an evaluation")
+    shared_legend(figure)
     return save_figure(figure, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
     """Read a ``metrics.csv`` (or the one in a run directory) into one series per metric.
 
+    A last row without its line end is left out: a run that goes on may be read in the middle of a write.
+
     Raises:
         ValueError: if there is no such file, or a row is not ``env_step,train_step,metric,value``.
     """
@@ -83,15 +86,15 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; pass a run directory or its metrics.csv")
     rows: dict[str, list[tuple[float, float, float]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                steps = (float(row["env_step"] or "nan"), float(row["train_step"] or "nan"))
-                rows.setdefault(row["metric"], []).append((*steps, float(row["value"])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path} has a row that is not env_step,train_step,metric,value: {row}"
-                ) from error
+    content = path.read_text(encoding="utf-8")
+    for row in csv.DictReader(io.StringIO(content[: content.rfind("\n") + 1])):
+        try:
+            steps = (float(row["env_step"] or "nan"), float(row["train_step"] or "nan"))
+            rows.setdefault(row["metric"], []).append((*steps, float(row["value"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} has a row that is not env_step,train_step,metric,value: {row}"
+            ) from error
     return {name: Series(*np.array(values, dtype=np.float64).T) for name, values in rows.items()}
 
 

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+
+class TaskScore(NamedTuple):
+    """What an agent scored on one task.
+
+    ``mode`` is ``greedy`` or ``sampled``, empty for a baseline. ``returns`` holds every episode, and nothing where only
+    the mean is known. ``human_normalized`` is ``None`` for a task without published scores.
+    """
+
+    task: str
+    mode: str
+    mean_return: float
+    human_normalized: float | None = None
+    returns: tuple[float, ...] = ()
 
 
 def human_normalized(score: float, random: float, human: float) -> float:

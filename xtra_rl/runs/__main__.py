@@ -1,0 +1,114 @@
+"""Command line of the runs: ``python -m xtra_rl.runs --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+EXIT_STATUS = "exit status: 0; 1 if a run is broken; 2 for a wrong argument"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    top = argparse.ArgumentParser(
+        prog="python -m xtra_rl.runs", description="Find, show, compare and export runs.", epilog=EXIT_STATUS
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help: str, description: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=description, epilog=EXIT_STATUS)
+
+    found = add(
+        "list",
+        "a table of all runs below some folders",
+        "Find runs; say how far they are and what they score.",
+    )
+    found.add_argument(
+        "dir", nargs="*", default=["runs"], metavar="DIR", help="folders to search (default: runs)"
+    )
+    shown = add(
+        "show", "everything about one run", "Print what made a run, its scores, metrics, speed and files."
+    )
+    shown.add_argument(
+        "run", metavar="RUN", help="a run directory, such as runs/xtra_finetune/alien-quick-s0"
+    )
+    compared = add(
+        "compare", "runs side by side", "Print the settings that differ, scores, steps and speed of runs."
+    )
+    compared.add_argument("run", nargs="+", metavar="RUN", help="two or more run directories")
+    compared.add_argument(
+        "--figure", metavar="FILE", help="write a picture with all learning curves (.png, .pdf, .svg)"
+    )
+    for command in (found, shown, compared):
+        command.add_argument("--json", action="store_true", help="print JSON for other programs")
+    return top
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """``list``: a line for each run."""
+    from xtra_rl.runs.record import find_runs, read_run
+    from xtra_rl.runs.tables import facts, list_table
+
+    runs = [read_run(path) for path in find_runs(arguments.dir)]
+    if arguments.json:
+        _print_json([facts(run) for run in runs])
+    else:
+        print(list_table(runs) if runs else f"no run directories below {', '.join(arguments.dir)}")
+    return int(any(run.problem for run in runs))
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """``show``: all about one run."""
+    from xtra_rl.runs.record import read_run
+    from xtra_rl.runs.tables import details, show_text
+
+    run = read_run(arguments.run)
+    if arguments.json:
+        _print_json(details(run))
+    else:
+        print(show_text(run))
+    return int(run.problem is not None)
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """``compare``: runs side by side."""
+    from xtra_rl.runs.compare import comparison, comparison_text, draw_comparison
+    from xtra_rl.runs.record import read_run
+
+    runs = [read_run(path) for path in arguments.run]
+    compared = comparison(runs)
+    picture = draw_comparison(runs, arguments.figure) if arguments.figure else None
+    if arguments.json:
+        _print_json(compared | {"figure": picture})
+    else:
+        print(comparison_text(compared) + (f"\n\npicture  {picture}" if picture else ""))
+    return int(any(run.problem for run in runs))
+
+
+def _print_json(value: Any) -> None:
+    from xtra_rl.files import to_plain
+
+    print(json.dumps(to_plain(value), indent=2, allow_nan=False))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    commands = {"list": run_list, "show": run_show, "compare": run_compare}
+    try:
+        return commands[arguments.command](arguments)
+    except BrokenPipeError:
+        # `| head` has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
