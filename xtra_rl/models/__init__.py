@@ -1,6 +1,7 @@
 """EfficientZero's networks as parts: representation, dynamics, prediction, projection; the model that joins them,
 its folded copy for the search, and a policy without search."""
 
+from xtra_rl.models.description import ModelDescription
 from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.models.prediction import Prediction
@@ -15,6 +16,7 @@ __all__ = [
     "Dynamics",
     "DynamicsModel",
     "InferenceModel",
+    "ModelDescription",
     "Prediction",
     "PriorPolicy",
     "Projection",

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from xtra_rl.models.description import ModelDescription
 from xtra_rl.models.dynamics import Dynamics, HeadState, RewardHead, ValuePrefixHead
 from xtra_rl.models.prediction import Prediction
 from xtra_rl.models.projection import Projection
@@ -53,6 +54,7 @@ class WorldModel(nn.Module):
 
     Attributes:
         config: arguments that rebuild the model, set by :func:`make_world_model`; empty for one of your own parts.
+        description: tasks, scores and settings of the directory that :func:`xtra_rl.load_pretrained` has read.
         frozen: names of the components that do not train.
 
     Raises:
@@ -81,6 +83,7 @@ class WorldModel(nn.Module):
         self.support = support
         self.value_prefix_horizon = value_prefix_horizon
         self.config: dict[str, Any] = {}
+        self.description = ModelDescription()
         self.frozen: tuple[str, ...] = ()
 
     def train(self, mode: bool = True) -> WorldModel:

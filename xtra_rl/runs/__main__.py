@@ -43,6 +43,29 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--figure", metavar="FILE", help="write a picture with all learning curves (.png, .pdf, .svg)"
     )
+    exported = add(
+        "export",
+        "a model to share, in the layout of the Hugging Face hub",
+        "Write README.md, config.json and model.safetensors, for xtra_rl.load_pretrained and the recipes.",
+    )
+    exported.add_argument("source", metavar="RUN", help="a finished run directory, or a model directory")
+    exported.add_argument("target", metavar="DIR", help="a new folder, or one of an earlier export")
+    exported.add_argument(
+        "--name", metavar="OWNER/NAME", help="of the model on the hub (default: the folder's)"
+    )
+    exported.add_argument(
+        "--license", default="other", metavar="ID", help="of the hub, such as mit (default: other)"
+    )
+    exported.add_argument(
+        "--model", metavar="FOLDER", help="another model of the run, such as models/step-2000"
+    )
+    exported.add_argument(
+        "--evaluation",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs of recipes/evaluate.py with the same model",
+    )
     for command in (found, shown, compared):
         command.add_argument("--json", action="store_true", help="print JSON for other programs")
     return top
@@ -89,6 +112,24 @@ def run_compare(arguments: argparse.Namespace) -> int:
     return int(any(run.problem for run in runs))
 
 
+def run_export(arguments: argparse.Namespace) -> int:
+    """``export``: a model to share."""
+    from xtra_rl.runs.export import export_model
+
+    folder = export_model(
+        arguments.source,
+        arguments.target,
+        name=arguments.name,
+        license=arguments.license,
+        model=arguments.model,
+        evaluations=arguments.evaluation,
+    )
+    print("\n".join(f"{file.stat().st_size:>12,} bytes  {file}" for file in sorted(folder.iterdir())))
+    if arguments.license == "other":
+        print(f"Choose a licence at the top of {folder / 'README.md'} before you publish, or pass --license.")
+    return 0
+
+
 def _print_json(value: Any) -> None:
     from xtra_rl.files import to_plain
 
@@ -98,7 +139,7 @@ def _print_json(value: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = parser().parse_args(argv)
-    commands = {"list": run_list, "show": run_show, "compare": run_compare}
+    commands = {"list": run_list, "show": run_show, "compare": run_compare, "export": run_export}
     try:
         return commands[arguments.command](arguments)
     except BrokenPipeError:

@@ -14,7 +14,6 @@ from xtra_rl.runs.record import Run
 from xtra_rl.runs.settings import PROTOCOL, differences, flatten, yaml_text
 from xtra_rl.runs.tables import duration, facts, labels, score_rows, status_text, throughput_rows
 
-
 #: Setting of a run that is broken.
 UNKNOWN = "(broken)"
 

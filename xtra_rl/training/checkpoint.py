@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xtra_rl.files import file_sha256, read_json, recover_directory, replace_directory, write_json
+from xtra_rl.files import (
+    atomic_write_text,
+    file_sha256,
+    read_json,
+    recover_directory,
+    replace_directory,
+    write_json,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +60,7 @@ def save_model(
     *,
     config: Mapping[str, Any],
     metadata: Mapping[str, Any],
+    readme: str | None = None,
 ) -> Path:
     """Write the directory ``path`` with ``model.safetensors`` and ``config.json``, atomically.
 
@@ -60,18 +69,14 @@ def save_model(
         world_model: the module whose parameters and buffers are saved.
         config: constructor arguments of the architecture; what :func:`load_into` names when shapes differ.
         metadata: anything plain about the model: task set, scores, steps, the run that made it.
+        readme: text of a ``README.md`` beside them, for a model to share.
 
     Raises:
-        ValueError: if the module's state holds something that is not a tensor, or ``path`` holds other
-            files, which would be lost.
+        ValueError: if the module's state holds something that is not a tensor, or ``path`` is a file or holds
+            something else than a model of this library, which would be lost.
     """
     path = Path(path)
-    others = {file.name for file in path.iterdir()} - {WEIGHTS, "config.json"} if path.exists() else set()
-    if others:
-        raise ValueError(
-            f"path={str(path)!r} holds {min(others)!r} and would be replaced as a whole; "
-            "pass a new or empty folder"
-        )
+    _check_replaceable(path, {WEIGHTS, "config.json"} | ({"README.md"} if readme is not None else set()))
     tensors = {}
     for name, value in world_model.state_dict().items():
         if not isinstance(value, torch.Tensor):
@@ -92,9 +97,34 @@ def save_model(
             "sha256": {WEIGHTS: file_sha256(folder / WEIGHTS)},
         }
         write_json(folder / "config.json", description)
+        if readme is not None:
+            atomic_write_text(folder / "README.md", readme)
 
     _write_directory(path, write)
     return path
+
+
+def _check_replaceable(path: Path, names: set[str]) -> None:
+    """Refuse a folder that is not empty and not an older model of this library."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"path={str(path)!r} is a file, but a folder was expected; pass another path")
+    found = {file.name for file in path.iterdir()} if path.exists() else set()
+    lost = found - names
+    if found and not lost and not _is_model_description(path / "config.json"):
+        lost = found
+    if lost:
+        raise ValueError(
+            f"path={str(path)!r} holds {min(lost)!r} and would be replaced as a whole; "
+            "pass a new or empty folder"
+        )
+
+
+def _is_model_description(file: Path) -> bool:
+    try:
+        description = read_json(file)
+    except ValueError:
+        return False
+    return isinstance(description, dict) and description.get("format") == FORMAT
 
 
 def load_model_weights(path: str | os.PathLike[str]) -> ModelFiles:
@@ -114,6 +144,23 @@ def load_model_weights(path: str | os.PathLike[str]) -> ModelFiles:
                 f"model={str(path)!r} is not a model directory: {file.name} is missing; expected a folder "
                 f"with config.json and {WEIGHTS}, as save_model writes it"
             )
+    description = _read_description(path)
+    expected = description["sha256"][WEIGHTS]
+    found = file_sha256(path / WEIGHTS)
+    if found != expected:
+        raise ValueError(
+            f"{path / WEIGHTS} is corrupt: its sha256 is {found[:12]}..., but config.json says "
+            f"{str(expected)[:12]}...; copy or make the model again"
+        )
+    try:
+        return ModelFiles(load_file(path / WEIGHTS), description["config"], description["metadata"])
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path / WEIGHTS} is not a safetensors file ({error}); copy or make the model again"
+        ) from error
+
+
+def _read_description(path: Path) -> dict[str, Any]:
     description = read_json(path / "config.json")
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ValueError(
@@ -125,14 +172,13 @@ def load_model_weights(path: str | os.PathLike[str]) -> ModelFiles:
             f"{path} has format_version {description.get('format_version')!r}, but this version of xtra_rl "
             f"reads {FORMAT_VERSION}; use the version that wrote it"
         )
-    expected = description["sha256"][WEIGHTS]
-    found = file_sha256(path / WEIGHTS)
-    if found != expected:
+    parts = [description.get(name) for name in ("config", "metadata", "sha256")]
+    if not all(isinstance(part, dict) for part in parts) or WEIGHTS not in description["sha256"]:
         raise ValueError(
-            f"{path / WEIGHTS} is corrupt: its sha256 is {found[:12]}..., but config.json says "
-            f"{expected[:12]}...; copy or make the model again"
+            f"{path / 'config.json'} is incomplete: config, metadata and the sha256 of {WEIGHTS} were expected; "
+            "copy or make the model again"
         )
-    return ModelFiles(load_file(path / WEIGHTS), description["config"], description["metadata"])
+    return description
 
 
 def load_into(
