@@ -253,14 +253,13 @@ def test_an_empty_folder_has_no_runs(tmp_path, capsys):
     assert as_json(capsys, "list", tmp_path) == []
 
 
-def test_a_reader_who_has_seen_enough_is_not_an_error(tmp_path):
-    for number in range(3):
-        write_run(tmp_path / str(number))
-    command = f"{sys.executable} -m xtra_rl.runs list {tmp_path} --json | head -1"
+def test_a_reader_who_has_gone_is_not_an_error(tmp_path):
+    write_run(tmp_path / "run")
+    command = f"{sys.executable} -m xtra_rl.runs list {tmp_path} | true"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", ["list", "show", "compare"])
