@@ -44,7 +44,6 @@ def load_pretrained(
 
     Example:
         >>> import tempfile, xtra_rl
-        >>> from xtra_rl.models import make_world_model
         >>> from xtra_rl.training.checkpoint import save_model
         >>> model = make_world_model(image_size=32, channels=8, lstm_hidden=16, support_size=10)
         >>> about = {"tasks": ["pong"], "env": {"image_size": 32}}

@@ -145,5 +145,10 @@ def test_missing_and_torn_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="metrics.csv does not exist"):
         figures.read_metrics(tmp_path)
     (tmp_path / "metrics.csv").write_text("env_step,train_step,metric,value\n1,2,loss/a\n")
-    with pytest.raises(ValueError, match="has a row that is not"):
+    with pytest.raises(
+        ValueError, match="has a row that is not env_step,train_step,metric,value: 1,2,loss/a"
+    ):
+        figures.read_metrics(tmp_path)
+    (tmp_path / "metrics.csv").write_text("step,metric,value\n1,loss/a,2\n")
+    with pytest.raises(ValueError, match="has the columns step,metric,value; expected env_step"):
         figures.read_metrics(tmp_path)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 STEP_LABELS = {"env_step": "environment steps (1 step = 4 frames)", "train_step": "optimiser steps"}
 
+_COLUMNS = ["env_step", "train_step", "metric", "value"]
 _BASELINE_STYLES = ((0, (1, 1.5)), (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (8, 2)))
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -87,14 +88,16 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
         raise ValueError(f"{path} does not exist; pass a run directory or its metrics.csv")
     rows: dict[str, list[tuple[float, float, float]]] = {}
     content = path.read_text(encoding="utf-8")
-    for row in csv.DictReader(io.StringIO(content[: content.rfind("\n") + 1])):
+    lines = csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))
+    if (header := next(lines, _COLUMNS)) != _COLUMNS:
+        raise ValueError(f"{path} has the columns {','.join(header)}; expected {','.join(_COLUMNS)}")
+    for row in lines:
         try:
-            steps = (float(row["env_step"] or "nan"), float(row["train_step"] or "nan"))
-            rows.setdefault(row["metric"], []).append((*steps, float(row["value"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} has a row that is not env_step,train_step,metric,value: {row}"
-            ) from error
+            env_step, train_step, name, value = row
+            steps = (float(env_step or "nan"), float(train_step or "nan"))
+            rows.setdefault(name, []).append((*steps, float(value)))
+        except ValueError as error:
+            raise ValueError(f"{path} has a row that is not {','.join(_COLUMNS)}: {','.join(row)}") from error
     return {name: Series(*np.array(values, dtype=np.float64).T) for name, values in rows.items()}
 
 

@@ -43,32 +43,37 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--figure", metavar="FILE", help="write a picture with all learning curves (.png, .pdf, .svg)"
     )
-    exported = add(
-        "export",
-        "a model to share, in the layout of the Hugging Face hub",
-        "Write README.md, config.json and model.safetensors, for xtra_rl.load_pretrained and the recipes.",
+    for command in (found, shown, compared):
+        command.add_argument("--json", action="store_true", help="print JSON for other programs")
+    _describe_export(
+        add(
+            "export",
+            "a model to share, in the layout of the Hugging Face hub",
+            "Write README.md, config.json and model.safetensors, for xtra_rl.load_pretrained and the recipes.",
+        )
     )
-    exported.add_argument("source", metavar="RUN", help="a finished run directory, or a model directory")
-    exported.add_argument("target", metavar="DIR", help="a new folder, or one of an earlier export")
-    exported.add_argument(
+    return top
+
+
+def _describe_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", metavar="RUN", help="a finished run directory, or a model directory")
+    command.add_argument("target", metavar="DIR", help="a new folder, or one of an earlier export")
+    command.add_argument(
         "--name", metavar="OWNER/NAME", help="of the model on the hub (default: the folder's)"
     )
-    exported.add_argument(
+    command.add_argument(
         "--license", default="other", metavar="ID", help="of the hub, such as mit (default: other)"
     )
-    exported.add_argument(
+    command.add_argument(
         "--model", metavar="FOLDER", help="another model of the run, such as models/step-2000"
     )
-    exported.add_argument(
+    command.add_argument(
         "--evaluation",
         nargs="+",
         default=[],
         metavar="RUN",
         help="runs of recipes/evaluate.py with the same model",
     )
-    for command in (found, shown, compared):
-        command.add_argument("--json", action="store_true", help="print JSON for other programs")
-    return top
 
 
 def run_list(arguments: argparse.Namespace) -> int:
