@@ -20,8 +20,8 @@ from xtra_rl.search.backends import resolve_backend
 from xtra_rl.targets import ReanalyzeTargets, TeacherTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
-from xtra_rl.training.checkpoint import load_into, load_model_weights, save_model
 from xtra_rl.training.learner import Learner, TaskLoss
+from xtra_rl.training.model_files import load_into, load_model_weights, save_model
 from xtra_rl.training.schedules import make_optimizer, piecewise, warmup_factor
 from xtra_rl.training.seeding import derive_seed, make_generator
 from xtra_rl.transfer import TaskWeightScheduler

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from xtra_rl.data import TrajectoryDataset
 from xtra_rl.data.manifest import fingerprint, read_manifest
 from xtra_rl.recipes import common
-from xtra_rl.training.checkpoint import load_model_weights
+from xtra_rl.training.model_files import load_model_weights
 from xtra_rl.training.pipeline import ArtifactKind, Pipeline
 
 Annotated = dict[str, tuple[Path, dict[str, Any]]]

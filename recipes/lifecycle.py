@@ -71,7 +71,7 @@ def is_over(cfg: DictConfig, run: RunDirectory) -> bool:
 def describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[str, Path]) -> None:
     """Write what the run is made of, or check that a run that goes on is still made of that."""
     if run.has_checkpoint:
-        run.continue_manifest(inputs)
+        run.continue_manifest(common.plain(cfg), inputs)
     else:
         run.write_manifest(
             recipe=recipe, config=common.plain(cfg), device=str(common.device_of(cfg)), inputs=inputs

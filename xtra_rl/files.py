@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,21 @@ def replace_directory(source: str | os.PathLike[str], target: str | os.PathLike[
         raise
     if has_old:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_directory(target: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder, then move it to ``target``, replacing what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    # Left by a process that was killed while it wrote; two never write the same directory.
+    for left in target.parent.glob(f".{target.name}.????????.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        write(temporary)
+        replace_directory(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def recover_directory(target: str | os.PathLike[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from xtra_rl.files import recover_directory
 from xtra_rl.models.description import ModelDescription
 from xtra_rl.models.world_model import WorldModel, make_world_model
-from xtra_rl.training.checkpoint import WEIGHTS, load_into, load_model_weights
+from xtra_rl.training.model_files import WEIGHTS, load_into, load_model_weights
 
 #: The files of an exported model; nothing else is downloaded.
 FILES = ("README.md", "config.json", WEIGHTS)
@@ -29,8 +29,9 @@ def load_pretrained(
     """Build the world model of a directory, with its weights, in eval mode.
 
     Args:
-        path: what ``python -m xtra_rl.runs export`` or :func:`~xtra_rl.training.checkpoint.save_model` wrote, or, where
-            there is no such folder, ``owner/name`` of a model on the Hugging Face hub (needs ``huggingface_hub``).
+        path: what ``python -m xtra_rl.runs export`` or :func:`~xtra_rl.training.model_files.save_model` wrote, or,
+            where there is no such folder, ``owner/name`` of a model on the Hugging Face hub (needs
+            ``huggingface_hub``).
         revision: branch, tag or commit on the hub.
         device: where the model goes.
 
@@ -44,7 +45,7 @@ def load_pretrained(
 
     Example:
         >>> import tempfile, xtra_rl
-        >>> from xtra_rl.training.checkpoint import save_model
+        >>> from xtra_rl.training.model_files import save_model
         >>> model = make_world_model(image_size=32, channels=8, lstm_hidden=16, support_size=10)
         >>> about = {"tasks": ["pong"], "env": {"image_size": 32}}
         >>> folder = save_model(tempfile.mkdtemp(), model, config=model.config, metadata=about)
@@ -57,7 +58,7 @@ def load_pretrained(
     if not files.config:
         raise ValueError(
             f"model={str(path)!r} was composed of its author's own modules, so config.json cannot say how to build it;"
-            " compose it again and call xtra_rl.training.checkpoint.load_into"
+            " compose it again and call xtra_rl.training.model_files.load_into"
         )
     try:
         model = make_world_model(**files.config)

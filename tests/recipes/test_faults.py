@@ -17,6 +17,7 @@ from pipeline_runs import ROOT, SHORT, end_of, fails
 from xtra_rl.evaluation import video as video_module
 from xtra_rl.recipes.xtra_finetune import xtra_finetune
 from xtra_rl.training import checkpoint as checkpoint_module
+from xtra_rl.training import model_files
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.logging import RunLogger
 from xtra_rl.training.run import RunDirectory
@@ -131,12 +132,12 @@ def test_a_disk_too_full_for_the_model_is_a_sentence_and_nothing_is_lost(
     settings, whole, monkeypatch, tmp_path
 ):
     with monkeypatch.context() as patch:
-        real = checkpoint_module.save_file
+        real = model_files.save_file
 
         def full_at_the_end(tensors, path, **kwargs):
             full_disk() if ".model." in str(path) else real(tensors, path, **kwargs)
 
-        patch.setattr(checkpoint_module, "save_file", full_at_the_end)
+        patch.setattr(model_files, "save_file", full_at_the_end)
         message = fails(xtra_finetune, settings())
     assert "No space left on device" in message
     assert "the same command goes on" in message

@@ -10,13 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from xtra_rl.training.checkpoint import (
-    load_checkpoint,
-    load_into,
-    load_model_weights,
-    save_checkpoint,
-    save_model,
-)
+from xtra_rl.training.checkpoint import load_checkpoint, save_checkpoint
+from xtra_rl.training.model_files import load_into, load_model_weights, save_model
 
 
 def network(width=8):

@@ -20,7 +20,7 @@ from xtra_rl.files import directory_sha256, file_sha256
 from xtra_rl.models import WorldModel, make_world_model
 from xtra_rl.runs.__main__ import main
 from xtra_rl.runs.export import export_model
-from xtra_rl.training.checkpoint import load_into, load_model_weights, save_model
+from xtra_rl.training.model_files import load_into, load_model_weights, save_model
 from xtra_rl.training.pipeline import Pipeline
 from xtra_rl.training.run import RunDirectory
 

@@ -15,7 +15,7 @@ from xtra_rl.runs.files import is_model, models_of
 from xtra_rl.runs.model_card import model_card
 from xtra_rl.runs.record import Run, read_run
 from xtra_rl.runs.settings import PLACES
-from xtra_rl.training.checkpoint import save_model
+from xtra_rl.training.model_files import save_model
 
 #: Settings that name places of the machine on which a run was made.
 LOCAL = (*PLACES, "datasets", "teachers", "student", "checkpoint")

@@ -208,9 +208,12 @@ class RunDirectory:
         return manifest
 
     def continue_manifest(
-        self, inputs: Mapping[str, str | os.PathLike[str]], command_line: Sequence[str] | None = None
+        self,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str | os.PathLike[str]],
+        command_line: Sequence[str] | None = None,
     ) -> None:
-        """Note in the manifest that the run goes on now, with the same inputs.
+        """Note in the manifest that the run goes on now, with the same inputs; limits and places may be others.
 
         Raises:
             ValueError: if an input is missing or of other content than at the start.
@@ -229,7 +232,9 @@ class RunDirectory:
             "command_line": list(sys.argv if command_line is None else command_line),
         }
         write_json(
-            self.path / "manifest.json", manifest | {"continued": [*manifest.get("continued", []), now]}
+            self.path / "manifest.json",
+            manifest
+            | {"config_sha256": config_sha256(config), "continued": [*manifest.get("continued", []), now]},
         )
 
     def read_manifest(self) -> dict[str, Any]:
