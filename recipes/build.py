@@ -17,7 +17,7 @@ from xtra_rl.objectives import LaggingTarget, MuZeroLoss
 from xtra_rl.recipes import common
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.backends import resolve_backend
-from xtra_rl.targets import ReanalyzeTargets, TeacherTargets
+from xtra_rl.targets import ReanalyzeTargets, RootMemory, TeacherTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner, TaskLoss
@@ -101,23 +101,25 @@ def uses_cuda_graph(cfg: DictConfig) -> bool:
 
 
 def reanalyze_targets(
-    cfg: DictConfig, target: LaggingTarget, task: str, *names: str, **changes: Any
+    cfg: DictConfig, target: LaggingTarget, task: str, rows: int, *names: str, **changes: Any
 ) -> ReanalyzeTargets:
-    """Targets of a task that is learnt by search on the lagging network."""
+    """Targets of a task that is learnt by search on the lagging network, from a buffer of so many ``rows``."""
     search = planner(cfg, target.module, "reanalyze", task, *names)
     mask = get_task(task).action_mask.to(common.device_of(cfg))
     options = common.plain(cfg.targets) | changes
+    room = options.pop("memory_bytes")
+    memory = RootMemory(search, rows, version=lambda: target.version, max_bytes=room) if room else None
     return ReanalyzeTargets(
-        search, mask, discount=cfg.search.discount, frame_stack=cfg.env.frame_stack, **options
+        search, mask, discount=cfg.search.discount, frame_stack=cfg.env.frame_stack, memory=memory, **options
     )
 
 
 def offline_reanalyze_targets(
-    cfg: DictConfig, target: LaggingTarget, task: str, *names: str
+    cfg: DictConfig, target: LaggingTarget, task: str, rows: int, *names: str
 ) -> ReanalyzeTargets:
     """Targets of a stored dataset that is learnt by reanalysis alone; its data has no age."""
     return reanalyze_targets(
-        cfg, target, task, *names, policy_ratio=cfg.teacher.policy_ratio, age_interval=None
+        cfg, target, task, rows, *names, policy_ratio=cfg.teacher.policy_ratio, age_interval=None
     )
 
 
@@ -267,7 +269,7 @@ def online(
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
     buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)
-    targets = {task: reanalyze_targets(cfg, target, task, stage)} | dict.fromkeys(
+    targets = {task: reanalyze_targets(cfg, target, task, replay.max_rows, stage)} | dict.fromkeys(
         cross, teacher_targets(cfg, model)
     )
     learn = learner(

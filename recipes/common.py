@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm.auto import tqdm
 
+from xtra_rl.allocator import keep_freed_memory
 from xtra_rl.envs import get_task, task_set
 from xtra_rl.models import COMPONENTS
 from xtra_rl.training.interrupt import Stopped, stop_signals
@@ -78,6 +79,7 @@ def prepare_process(cfg: DictConfig) -> None:
         raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16, float16 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    keep_freed_memory()
     logging.getLogger("torchrl").setLevel(logging.WARNING)
 
 

@@ -37,7 +37,10 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
             task: build.offline_buffer(cfg, data, task, columns=()) for task, (data, _) in datasets.items()
         }
         target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
-        targets = {task: build.offline_reanalyze_targets(cfg, target, task, "student") for task in tasks}
+        targets = {
+            task: build.offline_reanalyze_targets(cfg, target, task, buffer.max_rows, "student")
+            for task, buffer in buffers.items()
+        }
     quotas = even_quotas(tasks, cfg.batch_size)
     source = build.batch_source(cfg, MultiTaskReplayBuffer(buffers, quotas), targets)
     learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean")

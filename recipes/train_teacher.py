@@ -32,7 +32,7 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     replay = build.offline_buffer(cfg, dataset, task, columns=())
     model = build.world_model(cfg, task, "teacher", task)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
-    targets = build.offline_reanalyze_targets(cfg, target, task, "teacher")
+    targets = build.offline_reanalyze_targets(cfg, target, task, replay.max_rows, "teacher")
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
     source = build.batch_source(cfg, buffers, {task: targets})
     learner = build.learner(cfg, model, [task], "teacher", target=target)

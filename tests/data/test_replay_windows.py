@@ -19,6 +19,7 @@ from replay_reference import (
 )
 
 from xtra_rl.data import TrajectoryReplayBuffer
+from xtra_rl.data.windows import stack_frames
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,3 +104,37 @@ def test_actions_behind_the_end_are_uniform_over_all_actions():
     expected = 8000 / 18
     # 17 degrees of freedom: 40.8 is the 0.1 % point.
     assert ((counts - expected) ** 2 / expected).sum() < 40.8
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), ring_size=st.integers(4, 14), frame_stack=st.integers(1, 4))
+def test_a_key_names_one_stack_for_ever(seed, ring_size, frame_stack):
+    """While a ring is overwritten many times; a stack that has lost a frame has no key."""
+    rng, stack_of, nameless = random.Random(seed), {}, 0
+    buffer = TrajectoryReplayBuffer(ring_size, num_actions=NUM_ACTIONS, memmap=False, seed=seed)
+    written, lengths = 0, []
+    while written < 8 * ring_size:
+        length = rng.randint(1, ring_size)
+        rows = make_rows(range(length + 1))
+        # Every frame is another one: its number in two bytes.
+        number = torch.arange(written, written + length + 1)
+        frames = torch.stack([number // 256, number % 256], -1).to(torch.uint8).view(-1, 1, 1, 2)
+        rows["pixels"] = frames.expand(-1, 1, 2, 2).contiguous()
+        if length + 1 > ring_size:
+            continue
+        buffer.extend_trajectory(rows)
+        written += length + 1
+        lengths.append(length)
+        windows = buffer.sample_windows(16, unroll_steps=2, bootstrap_steps=2, frame_stack=frame_stack)
+        stacks = stack_frames(windows["pixels"], frame_stack).flatten(0, 1)
+        exists = windows["observation_mask"].flatten().tolist()
+        for key, stack, real in zip(windows["key"].flatten().tolist(), stacks, exists, strict=True):
+            if key >= 0:
+                assert real
+                assert torch.equal(stack_of.setdefault(key, stack), stack)
+            elif real:
+                nameless += 1
+    contents = {tuple(stack.flatten().tolist()) for stack in stack_of.values()}
+    assert len(contents) == len(stack_of)
+    assert len(stack_of) > len(lengths)
+    assert nameless == 0 or frame_stack > 1

@@ -136,6 +136,11 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         return self._writer.num_columns
 
     @property
+    def max_rows(self) -> int:
+        """Rows that fit."""
+        return self._storage.max_size
+
+    @property
     def reuses_memory(self) -> bool:
         """Whether the ``pixels`` of a batch are overwritten by the next one."""
         return self._reuse_memory
@@ -274,7 +279,9 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             ``transition_mask [B, W]``; ``observation_mask [B, W + 1]``; ``terminated [B, W]``;
             ``search_policy`` and ``teacher_policy [B, K + 1, A]``, ``search_value`` and ``teacher_value [B, W
             + 1]`` as far as stored; ``age [B]`` in transitions; ``index [B]`` for :meth:`update_priority`;
-            ``priority_weight [B]`` in (0, 1].
+            ``priority_weight [B]`` in (0, 1]; ``key [B, W + 1]`` int64, a name of the frame stack at each position that
+            no other stack ever had or will have, modulo :attr:`max_rows` its row, -1 where a frame of it was
+            overwritten or does not exist.
 
         Raises:
             ValueError: if the buffer is empty or an argument is out of range.
@@ -311,10 +318,13 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         window = gather_window(stored, rows, unroll_steps=unroll, filler_action=random_action.numpy())
         window["pixels"] = self._gather_pixels(torch.from_numpy(np.concatenate([rows.history, shown], 1)))
         window["age"] = writer.total_added - self._stamps(root)
+        future = torch.from_numpy(rows.future)
+        key = self._stamps(future) * self.max_rows + future
+        window["key"] = torch.where(torch.from_numpy(rows.whole_stack), key, -1)
         return TensorDict(window, [root.numel()])
 
     def _stamps(self, rows: Tensor) -> Tensor:
-        """Number of transitions received before those of ``rows [B]``."""
+        """Number of transitions received before those of ``rows [...]``."""
         return gather_rows(self._rows["stamp"], rows)
 
     def _gather_pixels(self, rows: Tensor) -> Tensor:

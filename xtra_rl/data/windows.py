@@ -22,6 +22,8 @@ class WindowRows(NamedTuple):
     """``[B, F - 1]`` rows before the root, oldest first, the first available one repeated."""
     observation_mask: np.ndarray
     """``[B, W + 1]`` bool: the row of position k exists in the trajectory of the root."""
+    whole_stack: np.ndarray
+    """``[B, W + 1]`` bool: it does, and so do all frames of its stack: none of them was overwritten."""
 
 
 def window_rows(
@@ -60,11 +62,14 @@ def window_rows(
     reach = np.minimum(offset, exists.sum(1, keepdims=True) - 1)
     future = base + (place + reach) % ring_size
 
+    reachable = behind + offset
+    whole = exists & (reachable >= np.minimum(frame_stack - 1, root_step + offset))
+
     back = np.arange(frame_stack - 1, 0, -1)
     # Rows that were overwritten are gone: the oldest surviving row stands in for the start of the trajectory.
     back = np.minimum(back, np.minimum(root_step, behind))
     history = base + (place - back) % ring_size
-    return WindowRows(future, history, exists)
+    return WindowRows(future, history, exists, whole)
 
 
 def gather_rows(leaf: Tensor, rows: Tensor, *, out: Tensor | None = None) -> Tensor:

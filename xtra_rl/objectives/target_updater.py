@@ -24,6 +24,7 @@ class LaggingTarget:
 
     Attributes:
         module: the target, in eval mode and without gradients.
+        version: changes with the target's weights.
 
     Raises:
         ValueError: if ``interval`` is not positive.
@@ -47,6 +48,7 @@ class LaggingTarget:
         self.interval = interval
         self.lag = lag
         self.steps = 0
+        self.version = 0
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
         self._snapshot = self._take()
 
@@ -58,14 +60,18 @@ class LaggingTarget:
         self.steps += 1
         if self.steps % self.interval:
             return
-        self.module.load_state_dict(self._snapshot if self.lag else self.source.state_dict())
+        self._publish(self._snapshot if self.lag else self.source.state_dict())
         if self.lag:
             self._snapshot = self._take()
 
     def synchronise(self) -> None:
         """Make the target equal to the source now, e.g. after pretrained weights were loaded."""
-        self.module.load_state_dict(self.source.state_dict())
+        self._publish(self.source.state_dict())
         self._snapshot = self._take()
+
+    def _publish(self, weights: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(weights)
+        self.version += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: counter, published and pending weights."""
@@ -74,5 +80,5 @@ class LaggingTarget:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.steps = state["steps"]
-        self.module.load_state_dict(state["module"])
+        self._publish(state["module"])
         self._snapshot = {key: value.clone() for key, value in state["snapshot"].items()}

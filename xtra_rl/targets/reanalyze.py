@@ -13,6 +13,7 @@ from torch import Tensor
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.search import InitialOutput
 from xtra_rl.search.base_planner import SearchPlanner
+from xtra_rl.targets.memory import RootMemory
 from xtra_rl.targets.value import (
     bootstrap_positions,
     clip_reward,
@@ -42,6 +43,8 @@ class ReanalyzeTargets:
         clip_rewards: learn from the sign of rewards.
         frame_stack: F.
         max_batch: frame stacks encoded at once, a bound on memory.
+        memory: of the target network's initial inferences, so that a stack is encoded once between two publications
+            and not whenever it is drawn; ``None`` encodes each distinct stack of a batch once.
 
     Raises:
         ValueError: if ``policy_ratio`` is outside [0, 1] or ``td_steps`` is not positive.
@@ -64,6 +67,7 @@ class ReanalyzeTargets:
         clip_rewards: bool = True,
         frame_stack: int = 4,
         max_batch: int = 4096,
+        memory: RootMemory | None = None,
     ) -> None:
         if not 0.0 <= policy_ratio <= 1.0:
             raise ValueError(f"policy_ratio is {policy_ratio}; expected a share between 0 and 1")
@@ -83,6 +87,7 @@ class ReanalyzeTargets:
         self.clip_rewards = clip_rewards
         self.frame_stack = frame_stack
         self.max_batch = max_batch
+        self.memory = memory
 
     @property
     def bootstrap_steps(self) -> int:
@@ -111,7 +116,7 @@ class ReanalyzeTargets:
         )
         searched = torch.zeros_like(bootstrap)
         searched[:, : unroll + 1] = mask[:, : unroll + 1] & renewed[:, None]
-        value, policy = self._infer(windows["pixels"], bootstrap, searched)
+        value, policy = self._infer(windows, bootstrap, searched)
 
         policy_mask = searched[:, : unroll + 1]
         stored = windows.get("search_policy", None)
@@ -134,9 +139,9 @@ class ReanalyzeTargets:
             value_prefix_horizon=self.planner.world_model.value_prefix_horizon,
         )
 
-    def _infer(self, pixels: Tensor, bootstrap: Tensor, searched: Tensor) -> tuple[Tensor, Tensor]:
+    def _infer(self, windows: TensorDictBase, bootstrap: Tensor, searched: Tensor) -> tuple[Tensor, Tensor]:
         """Values at the bootstrap positions ``[B, W+1]`` and policies at the searched ones ``[B, K+1, A]``."""
-        needed = bootstrap | searched
+        needed, pixels = bootstrap | searched, windows["pixels"]
         roots = needed if self.value_source == "search" else searched
         stacks = stack_frames(pixels, self.frame_stack)[:, : needed.shape[1]]
         value = torch.zeros(needed.shape, device=pixels.device)
@@ -144,7 +149,7 @@ class ReanalyzeTargets:
         order = needed.nonzero()
         for chunk in order.split(self.max_batch):
             rows, columns = chunk.unbind(1)
-            initial = self.planner.initial_inference(stacks[rows, columns])
+            initial = self._inferred(windows, stacks, rows, columns)
             value[rows, columns] = initial.value.float()
             select = roots[rows, columns].nonzero().squeeze(1)
             if select.numel() == 0:
@@ -159,6 +164,15 @@ class ReanalyzeTargets:
             if self.value_source == "search":
                 value[rows, columns] = result.root_value.float()
         return value, policy[:, : self.unroll_steps + 1]
+
+    def _inferred(
+        self, windows: TensorDictBase, stacks: Tensor, rows: Tensor, columns: Tensor
+    ) -> InitialOutput:
+        """The target network's initial inference of ``stacks[rows, columns]``."""
+        if self.memory is None:
+            return self.planner.initial_inference(stacks[rows, columns])
+        keys = windows["key"][rows, columns]
+        return self.memory.infer(keys, lambda places: stacks[rows[places], columns[places]])
 
 
 def make_batch(
