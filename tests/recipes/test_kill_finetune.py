@@ -1,0 +1,74 @@
+"""kill -9 at thirty random moments of one run, and two processes with one seed: the same rows, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pipeline_runs import ROOT
+
+KILLS = 30
+SETTINGS = (
+    "scale=smoke", "finetune.env_steps=1400", "finetune.replay_ratio=1.0", "eval.every=200", "log_every=10",
+    "task_weight_schedule.cycle=60", "task_weight_schedule.window=20", "checkpoint.every=0.3s",
+)  # fmt: skip
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True, parents=True)
+    with open(folder / "log.txt", "a") as log:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "recipes" / "xtra_finetune.py"), *arguments], stdout=log, stderr=log
+        )
+
+
+def rows(folder: Path) -> bytes:
+    return (folder / "metrics.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_thirty_kills_leave_the_run_that_nothing_happened_to(tmp_path):
+    artifacts = f"artifacts={tmp_path / 'artifacts'}"
+    whole = start(tmp_path / "whole", *SETTINGS, artifacts, f"run_dir={tmp_path / 'whole'}")
+    assert whole.wait(timeout=900) == 0, (tmp_path / "whole" / "log.txt").read_text()[-3000:]
+
+    generator, kills, sittings = random.Random(0), [], 0
+    killed = tmp_path / "killed"
+    while True:
+        process = start(killed, *SETTINGS, artifacts, f"run_dir={killed}")
+        sittings += 1
+        if len(kills) < KILLS:
+            try:
+                # From the import of the libraries to the middle of the training.
+                process.wait(timeout=generator.uniform(0, 24))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                newest = max((killed / "checkpoints").glob("step_*"), default=None)
+                kills.append(newest.name if newest else "none")
+        code = process.wait(timeout=900)
+        assert code in (0, -9), (killed / "log.txt").read_text()[-3000:]
+        if code == 0:
+            break
+    print(f"{len(kills)} kills in {sittings} sittings; newest checkpoint at each: {', '.join(kills)}")
+    assert len(kills) >= 20, "the run is too short to be killed so often"
+    assert len(set(kills)) > 5
+    assert rows(killed) == rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_processes_with_one_seed_have_the_same_rows_for_2000_updates(tmp_path, threads):
+    settings = (*SETTINGS, f"threads={threads}", "finetune.env_steps=2040", "finetune.warmup_steps=40")
+    settings += ("pretrained=false", "cross_task=false", "finetune.extra_train_steps=0")
+    for name in ("a", "b"):
+        process = start(tmp_path / name, *settings, f"run_dir={tmp_path / name}")
+        assert process.wait(timeout=900) == 0, (tmp_path / name / "log.txt").read_text()[-3000:]
+        time.sleep(0.1)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert any(line.startswith(b"2040,2000,") for line in rows(tmp_path / "a").splitlines())
