@@ -33,9 +33,10 @@ from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import BehaviourTargets
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.logging import RunLogger
-from xtra_rl.training.loop import Stopwatch, scalars, train_offline
+from xtra_rl.training.loop import scalars, train_offline
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
+from xtra_rl.training.stopwatch import Stopwatch
 
 
 def gather_inputs(cfg: DictConfig, target: str) -> tuple[dict[str, Path], Path]:

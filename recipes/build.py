@@ -147,6 +147,9 @@ def learner(
     loss: TaskLoss | None = None,
 ) -> Learner:
     """Loss (the world model's, if none is given), optimiser and schedules around a model."""
+    if cfg.compile:
+        for module in model.components().values():
+            module.compile(dynamic=False)
     optim = common.plain(cfg.optim)
     schedule = {key: optim.pop(key) for key in ("warmup_steps", "decay", "decay_steps", "decay_rate")}
     max_grad_norm = optim.pop("max_grad_norm")

@@ -20,9 +20,10 @@ from xtra_rl.models import COMPONENTS
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
 from xtra_rl.training.logging import RunLogger
-from xtra_rl.training.loop import Iteration, Stopwatch
+from xtra_rl.training.loop import Iteration
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.schedules import linear
+from xtra_rl.training.stopwatch import Stopwatch
 from xtra_rl.transfer import TaskWeightScheduler
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -201,9 +202,10 @@ def task_weight_metrics(scheduler: TaskWeightScheduler | None) -> dict[str, floa
     return weights | {f"grad_cos/{task}": cosine for task, cosine in scheduler.mean_cosines.items()}
 
 
-def throughput(watch: Stopwatch, train_steps: int) -> dict[str, float]:
-    """Milliseconds per training step by phase, since the last call."""
-    seconds = watch.read()
-    return {
-        f"throughput/{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in seconds.items()
-    }
+def throughput(watch: Stopwatch, train_steps: int, env_steps: int = 0) -> dict[str, float]:
+    """Steps a second, and milliseconds per training step by phase, since the last call."""
+    elapsed = max(watch.elapsed, 1e-9)
+    rates = {"env": env_steps / elapsed, "train": train_steps / elapsed}
+    times = {f"{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in watch.read().items()}
+    named = {f"{kind}_steps_per_s": rate for kind, rate in rates.items() if rate} | times
+    return {f"throughput/{name}": value for name, value in named.items()}

@@ -16,10 +16,11 @@ from xtra_rl.recipes import common
 from xtra_rl.search.checks import NotFiniteError
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner, NonFiniteLoss
-from xtra_rl.training.loop import Iteration, Stopwatch, train_offline
+from xtra_rl.training.loop import Iteration, train_offline
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.session import Stateful, TrainingSession, parse_duration
+from xtra_rl.training.stopwatch import Stopwatch
 
 #: Where a run lives and when it stops, not what it computes.
 _FREE_KEYS = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
@@ -139,7 +140,7 @@ def learn_offline(
 
 
 def say_where_time_went(watch: Stopwatch, train_steps: int) -> None:
-    """A line with the milliseconds of a training step by phase; ``data`` is what the learner waited for data."""
+    """A line with the milliseconds of a training step by phase; ``sample`` and ``wait`` are waiting for data."""
     seconds = watch.read()
     if not seconds:
         return

@@ -28,9 +28,10 @@ from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Annotated, Inputs
 from xtra_rl.training.logging import RunLogger
-from xtra_rl.training.loop import Iteration, Stopwatch, scalars, train_online
+from xtra_rl.training.loop import Iteration, scalars, train_online
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
+from xtra_rl.training.stopwatch import Stopwatch
 from xtra_rl.transfer import TaskWeightScheduler, freeze_components, transfer_components
 
 
@@ -61,10 +62,10 @@ def log(
     steps = {"env_step": now.env_steps, "train_step": now.train_steps}
     for score in now.returns:
         logger.log({"train/episode_return": score}, **steps)
-    since = now.train_steps - int(marks["logged"])
-    if since >= cfg.log_every:
-        marks["logged"] = now.train_steps
-        metrics = scalars(now.metrics) | common.throughput(watch, since)
+    trained, played = (int(getattr(now, steps) - marks[steps]) for steps in ("train_steps", "env_steps"))
+    if trained >= cfg.log_every:
+        marks |= {"train_steps": now.train_steps, "env_steps": now.env_steps}
+        metrics = scalars(now.metrics) | common.throughput(watch, trained, played)
         logger.log(metrics | common.task_weight_metrics(scheduler), **steps)
 
 
@@ -82,7 +83,7 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
     parts = {"learner": learner, "actor": actor, "source": source, "suite": suite, "logger": logger}
 
     with logger, lifecycle.session(cfg, run.checkpoints, parts, budget=True) as session:
-        session.marks = {"logged": 0, "evaluate": 0}
+        session.marks = {"train_steps": 0, "env_steps": 0, "evaluate": 0}
         position, stopped = session.restore(), None
 
         def evaluate(model_path: Path, video_steps: int = 0) -> Path:

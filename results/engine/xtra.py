@@ -23,7 +23,8 @@ from settings import GAMES, arguments, report
 from xtra_rl.models import WorldModel
 from xtra_rl.models.layers import residual_stack
 from xtra_rl.recipes import build, common
-from xtra_rl.training.loop import Stopwatch, train_online
+from xtra_rl.training.loop import train_online
+from xtra_rl.training.stopwatch import Stopwatch
 
 T = TypeVar("T")
 

@@ -101,7 +101,7 @@ class CountingLearner:
     def __init__(self):
         self.steps = 0
 
-    def step(self, batch):
+    def step(self, batch, watch):
         self.steps += 1
         batch["td_error"] = torch.ones(len(batch["index"]))
         return {"loss/value": 0.0}

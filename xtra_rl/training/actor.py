@@ -33,6 +33,31 @@ class Decision(NamedTuple):
     """``[N]`` float32."""
 
 
+class Recording:
+    """Decisions of all steps so far, in tensors that double when they are full: a few bytes a step, for long runs."""
+
+    def __init__(self) -> None:
+        self._columns: list[Tensor] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, decision: Decision) -> None:
+        """Add a step."""
+        if not self._columns:
+            self._columns = [part.new_empty(1024, *part.shape) for part in decision]
+        if self._length == len(self._columns[0]):
+            self._columns = [torch.cat([column, torch.empty_like(column)]) for column in self._columns]
+        for column, part in zip(self._columns, decision, strict=True):
+            column[self._length] = part
+        self._length += 1
+
+    def state_dict(self) -> list[Tensor]:
+        """The columns ``[T, N, ...]``; empty before the first step."""
+        return [column[: self._length].clone() for column in self._columns]
+
+
 class Actor:
     """Runs a planner in batched environments and appends what happens to a replay buffer.
 
@@ -58,7 +83,7 @@ class Actor:
         self.buffer = buffer
         self.env_steps = 0
         self.num_envs = int(env.batch_size[0])
-        self._decisions: list[Decision] = []
+        self._decisions = Recording()
         self._current = env.reset()
         self._position = torch.zeros(self.num_envs, dtype=torch.int32)
         self._returns = torch.zeros(self.num_envs, dtype=torch.float64)
@@ -129,9 +154,8 @@ class Actor:
         The buffer's priorities are not in it: whoever draws from it saves them
         (:meth:`~xtra_rl.training.batches.BatchSource.state_dict`).
         """
-        columns = zip(*self._decisions, strict=True) if self._decisions else ()
         return {
-            "decisions": [torch.stack(column) for column in columns],
+            "decisions": self._decisions.state_dict(),
             "pixels": self._current["pixels"].clone(),
             "planner": self.planner.rng_state(),
         }
@@ -145,7 +169,7 @@ class Actor:
                 the same frames.
         """
         decisions = [Decision(*step) for step in zip(*state["decisions"], strict=True)]
-        if self._decisions or (decisions and len(decisions[0].action) != self.num_envs):
+        if len(self._decisions) or (decisions and len(decisions[0].action) != self.num_envs):
             raise ValueError(
                 f"the state is of {len(state['pixels'])} environments and this actor has {self.num_envs}, which took"
                 f" {self.env_steps} env steps; restore into a new actor with as many environments"

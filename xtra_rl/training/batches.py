@@ -84,6 +84,11 @@ class BatchSource:
         self._restored: dict[str, TensorDict] | None = None
         self._stream = torch.cuda.Stream(self.device) if on_gpu and self._thread else None
 
+    @property
+    def prefetches(self) -> bool:
+        """Whether a thread draws the next batch while this one trains."""
+        return self._thread is not None
+
     def draw(self) -> dict[str, TensorDict]:
         """Windows of the next batch by task, on the device."""
         restored, self._restored = self._restored, None

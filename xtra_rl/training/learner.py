@@ -15,6 +15,7 @@ from xtra_rl.data.windows import stack_frames
 from xtra_rl.models import WorldModel
 from xtra_rl.objectives import LaggingTarget
 from xtra_rl.objectives.reduction import task_means
+from xtra_rl.training.stopwatch import Stopwatch
 from xtra_rl.transfer import (
     TaskWeightScheduler,
     gradient_cosines,
@@ -122,11 +123,15 @@ class Learner:
         weights = [current.get(task, 1.0) for task in self.tasks]
         return torch.tensor(weights, device=self.parameters[0].device)
 
-    def step(self, batch: TensorDict) -> dict[str, Tensor | float]:
+    def step(self, batch: TensorDict, watch: Stopwatch | None = None) -> dict[str, Tensor | float]:
         """Train on a batch ``[B]`` from the target builders; writes ``td_error`` into it.
 
         A batch that is left out counts as a step: it moves the schedules but neither weights nor statistics, and its
         priorities become 1.
+
+        Args:
+            batch: is consumed.
+            watch: gets the phases ``forward_backward`` and ``optimiser``.
 
         Returns:
             metrics by name, tensors detached: losses, gradient norm, learning rate and, in a window, cosines.
@@ -135,13 +140,28 @@ class Learner:
             NonFiniteLoss: if the loss or its gradient is not finite, or the loss beyond ``max_loss``; weights and
                 BatchNorm statistics are then those before this step.
         """
+        watch = watch or Stopwatch()
         self._set_learning_rate()
+        statistics = [buffer.clone() for buffer in self.loss.world_model.buffers()]
+        metrics, observed = watch.time("forward_backward", lambda: self._gradients(batch))
+        watch.time("optimiser", lambda: self._apply(batch, metrics, observed, statistics))
+        return metrics
+
+    def _gradients(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Leave gradients in the parameters; returns metrics, and cosines by task where they are measured."""
         self.loss.world_model.train()
         self._prepare(batch)
-        statistics = [buffer.clone() for buffer in self.loss.world_model.buffers()]
         measuring = self.task_weights is not None and self.task_weights.measuring
-        compute = self._measured_backward if measuring else self._backward
-        metrics, observed = compute(batch)
+        return self._measured_backward(batch) if measuring else self._backward(batch)
+
+    def _apply(
+        self,
+        batch: TensorDict,
+        metrics: dict[str, Any],
+        observed: dict[str, Tensor],
+        statistics: list[Tensor],
+    ) -> None:
+        """Take the step, or leave the batch out and take the BatchNorm ``statistics`` of before."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         # One look at the device for both; nothing has changed the weights yet.
         loss_value, norm_value = torch.stack([metrics["loss/total"].float(), norm.float()]).tolist()
@@ -162,7 +182,6 @@ class Learner:
         metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
         if self.max_skipped:
             metrics["train/skipped"] = float(self.skipped)
-        return metrics
 
     def _leave_out(self, batch: TensorDict, loss: float, norm: float) -> None:
         """Count a bad batch; raises where there were too many."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from torch import Tensor
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner
+from xtra_rl.training.stopwatch import Stopwatch
 
 
 @dataclass
@@ -36,39 +35,12 @@ class Iteration:
     returns: list[float] = field(default_factory=list)
 
 
-T = TypeVar("T")
-
-
-class Stopwatch:
-    """Seconds by phase since the last reading.
-
-    The phases of a training loop are ``act``, ``data`` (windows read from replay), ``targets`` (reanalysis) and
-    ``learn``.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    def time(self, phase: str, work: Callable[[], T]) -> T:
-        """Run ``work`` and add its wall time to ``phase``."""
-        start = time.perf_counter()
-        result = work()
-        self._seconds[phase] += time.perf_counter() - start
-        return result
-
-    def read(self) -> dict[str, float]:
-        """Seconds by phase since the last reading."""
-        out = dict(self._seconds)
-        self._seconds.clear()
-        return out
-
-
 def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str, Tensor | float]:
     """Draw a batch, train on it, hand its priorities back."""
-    windows = watch.time("data", source.draw)
-    batch = watch.time("targets", lambda: source.build(windows))
-    metrics = watch.time("learn", lambda: learner.step(batch))
-    source.update_priority(batch)
+    windows = watch.time("wait" if source.prefetches else "sample", source.draw)
+    batch = watch.time("reanalyse", lambda: source.build(windows))
+    metrics = learner.step(batch, watch)
+    watch.time("sample", lambda: source.update_priority(batch))
     return metrics
 
 
