@@ -14,10 +14,13 @@ TARGETS = {"cuda:80": "A100", "cuda:90": "H100", "cuda:100": "B200", "hip:gfx942
 MAX_REGISTERS = 64
 
 # Triton 3.6 takes 98 on an MI300 for a step of Gumbel MuZero, and 8 bytes of stack on an A100 for four trees of it.
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9),
-    reason="the limits are those of Triton 3.9",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9),
+        reason="the limits are those of Triton 3.9",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,10 @@ def rows(run):
     return (Path(run) / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("flags", [(), ("threads=1", "prefetch=true")], ids=["", "prefetch"])
+PREFETCH = pytest.param(("threads=1", "prefetch=true"), marks=pytest.mark.slow, id="prefetch")
+
+
+@pytest.mark.parametrize("flags", [pytest.param((), id="plain"), PREFETCH])
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(first_run, reuse, cut, flags, tmp_path):
     """In the first step, before training, in a window of task weights, at an evaluation and in the last steps."""
     if flags:
@@ -76,6 +79,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(first_run, reuse, cut, 
         assert summaries[0][key] == summaries[1][key]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_off_is_played_again(first_run, reuse, monkeypatch, tmp_path):
     played, original = [], suite_module.evaluate
 
@@ -107,6 +111,7 @@ def test_datasets_teachers_and_students_go_on_too(first_run, config, cut, tmp_pa
     assert not list(tmp_path.rglob("*.training")), "checkpoints of a finished stage were left behind"
 
 
+@pytest.mark.slow
 def test_behaviour_cloning_goes_on_in_both_stages(reuse, cut, tmp_path):
     expected = behaviour_cloning(reuse(f"run_dir={tmp_path / 'whole'}", recipe="behaviour_cloning"))
     cut(Learner, "step", 2, 5, 7, 10)

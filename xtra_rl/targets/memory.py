@@ -45,7 +45,7 @@ class RootMemory:
         rows: int,
         *,
         version: Callable[[], int],
-        max_bytes: int = 2_000_000_000,
+        max_bytes: int = 1_000_000_000,
         chunk: int = 32,
     ) -> None:
         if rows < 1 or chunk < 1 or max_bytes < 1:
