@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -283,3 +284,16 @@ def test_bad_batches_are_left_out_up_to_the_limit():
     other.load_state_dict(one.state_dict())
     with pytest.raises(NonFiniteLoss, match="after 2 batches that were left out"):
         other.step(bad_batch("value_target", float("nan")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_networks_learn_the_same():
+    plain, compiled = learner(), learner()
+    for module in compiled.loss.world_model.components().values():
+        module.compile(dynamic=False)
+    for seed in range(3):
+        expected, found = (each.step(batch([0, 0, 1, 1], seed)) for each in (plain, compiled))
+        # Four samples in a BatchNorm make much of the last digits.
+        tolerance = 1e-2 if seed else 1e-5
+        assert float(found["loss/total"]) == pytest.approx(float(expected["loss/total"]), rel=tolerance)
