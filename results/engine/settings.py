@@ -65,10 +65,13 @@ def arguments(description: str | None) -> tuple[argparse.Namespace, dict[str, An
     parser.add_argument("--game", default="Alien", help="one of 18 actions, as ours always are")
     parser.add_argument("--seconds", type=float, default=120.0, help="length of the window")
     parser.add_argument("--first-updates", type=int, default=5, help="before the window")
+    parser.add_argument(
+        "--warmup", type=int, help="env steps before the first update instead of the preset's"
+    )
     parser.add_argument("--threads", type=int, default=1, help="set OMP_NUM_THREADS to the same")
     parser.add_argument("overrides", nargs="*", help="of xtra.py's config, e.g. loss.joint_statistics=true")
     args = parser.parse_args()
-    return args, PRESETS[args.preset]
+    return args, PRESETS[args.preset] | ({} if args.warmup is None else {"warmup": args.warmup})
 
 
 def rates(run: dict[str, Any], ratio: float) -> dict[str, float]:
