@@ -12,7 +12,6 @@ minutes on one CPU core at scale=quick (the default without a GPU), games played
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -70,8 +69,13 @@ def clone(
     stage: str,
     steps: range,
     evaluations: Sequence[int] = (),
-) -> None:
-    """Imitate the actions of ``datasets`` for these steps of the run, with evaluations after so many of them."""
+    seconds: float = 0.0,
+) -> float:
+    """Imitate the actions of ``datasets`` for these steps of the run, with evaluations after so many of them.
+
+    Returns:
+        wall time of the run with this stage, ``seconds`` before it.
+    """
     tasks = list(datasets)
     source, watch = source_of(cfg, datasets), Stopwatch()
     # Optimiser, schedule and augmentation are those of all other stages; what is minimised is not.
@@ -82,10 +86,10 @@ def clone(
     parts = {"learner": learner, "source": source, "suite": suite, "logger": logger}
 
     with lifecycle.session(cfg, run.checkpoints / stage, parts) as session:
-        session.marks = {"evaluated": 0}
+        session.marks = {"evaluated": 0, "seconds_before": seconds}
         start = session.restore()
         loop = lifecycle.stop_on_bad_loss(
-            train_offline(source, learner, train_steps=len(steps), watch=watch), run, save
+            train_offline(source, learner, train_steps=len(steps), watch=watch), run.path, save
         )
         label = f"{stage} {'+'.join(tasks)}"
         with progress(len(steps), description=label, unit="train step", initial=start) as bar:
@@ -108,11 +112,12 @@ def clone(
                 bar.update()
                 common.show(cfg, bar, now)
                 if now.train_steps % cfg.log_every == 0:
-                    metrics = scalars(now.metrics) | common.throughput(watch, cfg.log_every)
+                    metrics = scalars(now.metrics) | common.throughput(watch)
                     logger.log(metrics, env_step=0, train_step=steps.start + now.train_steps)
                 session.ends_after(now.position)
         # The stage is over but for its model.
         session.save(len(steps))
+        return session.marks["seconds_before"] + session.seconds
 
 
 def finish(
@@ -138,7 +143,7 @@ def train(
     cfg: DictConfig, run: RunDirectory, target: str, cross: dict[str, Path], own: dict[str, Path]
 ) -> None:
     """Pretrain, score zero-shot, finetune, score; writes model, metrics and summary."""
-    settings, started = cfg.behaviour_cloning, time.time()
+    settings, seconds = cfg.behaviour_cloning, 0.0
     pretraining = range(settings.train_steps if cross else 0)
     finetuning = range(pretraining.stop, pretraining.stop + settings.finetune_steps)
     model = build.world_model(cfg, target, "behaviour cloning")
@@ -148,11 +153,12 @@ def train(
         start = f"zero-shot, pretrained on {'+'.join(cross)}" if cross else "untrained"
         # The second stage's checkpoints hold all that the first one left behind.
         if cross and not any((run.checkpoints / "finetune").glob("step_*")):
-            clone(cfg, run, model, cross, logger, suite, stage="pretrain", steps=pretraining)
+            seconds = clone(cfg, run, model, cross, logger, suite, stage="pretrain", steps=pretraining)
             build.save(run.models / "pretrained", cfg, model, "behaviour cloning, pretrain", list(cross))
         count = settings.evaluations
         due = [len(finetuning) * i // count for i in range(count + 1)]
-        clone(cfg, run, model, own, logger, suite, stage="finetune", steps=finetuning, evaluations=due)
+        options: dict[str, Any] = {"stage": "finetune", "steps": finetuning, "evaluations": due}
+        seconds = clone(cfg, run, model, own, logger, suite, **options, seconds=seconds)
         checkpoint = build.save(
             run.path / "model", cfg, model, "behaviour cloning, finetune", [target, *cross]
         )
@@ -162,7 +168,7 @@ def train(
             recipe="behaviour_cloning",
             env_steps=0,
             train_steps=finetuning.stop,
-            wall_seconds=time.time() - started,
+            wall_seconds=seconds,
             checkpoint=checkpoint,
         )
         finish(cfg, run, suite, logger, summary, start)
@@ -173,6 +179,8 @@ def behaviour_cloning(cfg: DictConfig) -> Path:
     settings = cfg.behaviour_cloning
     if settings.evaluations < 1:
         raise ValueError(f"behaviour_cloning.evaluations is {settings.evaluations}; expected at least 1")
+    if cfg.budget is not None or any(limit is not None for limit in cfg.early_stop.values()):
+        raise ValueError("budget and early_stop are limits of xtra_finetune; leave them out here")
     target, pretrain = common.target_of(cfg), settings.pretrain
     name = "-".join([target, cfg.scale, *([] if pretrain else ["no_pretrain"]), f"s{cfg.seed}"])
     with lifecycle.open_run(cfg, cfg.run_dir or f"runs/behaviour_cloning/{name}") as run:

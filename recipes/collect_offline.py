@@ -53,6 +53,9 @@ def _train(cfg: DictConfig, task: str, saved: dict[int, Path], checkpoints: Path
         warmup_steps=settings.warmup_steps,
         replay_ratio=settings.replay_ratio,
     )
+    learner.max_skipped = 0  # what others build on must not have left out anything
+    save = partial(build.save, cfg=cfg, model=model, stage="collect", tasks=[task])
+    loop = lifecycle.stop_on_bad_loss(loop, checkpoints, save)
     parts = {"learner": learner, "actor": actor, "source": source}
     description = f"collect {task}: train"
     with lifecycle.session(cfg, checkpoints, parts) as session:
@@ -65,7 +68,7 @@ def _train(cfg: DictConfig, task: str, saved: dict[int, Path], checkpoints: Path
                 bar.update(cfg.num_envs)
                 for step, path in saved.items():
                     if now.env_steps - cfg.num_envs < step <= now.env_steps:
-                        build.save(path, cfg, model, "collect", [task])
+                        save(path)
                 session.ends_after(now.position)
 
 

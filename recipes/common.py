@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -55,7 +55,8 @@ def friendly(recipe: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
             with stop_signals():
                 return recipe(cfg)
         except Stopped as stop:
-            say(f"{stop}; the same command goes on from here")
+            how = "" if cfg.resume == "auto" else " with resume=auto"
+            say(f"{stop}; the same command{how} goes on from here")
             sys.exit(stop.exit_code)
         except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
@@ -91,8 +92,8 @@ def say(text: str) -> None:
 
 
 def show(cfg: DictConfig, bar: Any, now: Iteration) -> None:
-    """Loss beside an offline stage's progress bar."""
-    if now.train_steps % cfg.log_every == 0:
+    """Loss beside a progress bar."""
+    if "loss/total" in now.metrics and now.train_steps % cfg.log_every == 0:
         bar.set_postfix(loss=round(float(now.metrics["loss/total"]), 3))
 
 
@@ -133,10 +134,22 @@ def plain(node: Any) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
+#: Settings that say how something is computed, by section: on another machine they may be others.
+_MACHINE = {"search": ("backend", "max_bytes", "cuda_graph"), "targets": ("memory_bytes",)}
+
+
+def without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that decide what is computed."""
+
+    def kept(section: str, value: Any) -> Any:
+        return {key: item for key, item in value.items() if key not in _MACHINE[section]}
+
+    return {key: kept(key, value) if key in _MACHINE else value for key, value in settings.items()}
+
+
 def search_settings(cfg: DictConfig) -> dict[str, Any]:
-    """What a search finds depends on these; the others say how it is computed."""
-    machine = ("backend", "max_bytes", "cuda_graph")
-    return {key: value for key, value in plain(cfg.search).items() if key not in machine}
+    """What a search finds depends on these."""
+    return without_machine(plain(cfg))["search"]
 
 
 def target_of(cfg: DictConfig) -> str:
@@ -202,10 +215,11 @@ def task_weight_metrics(scheduler: TaskWeightScheduler | None) -> dict[str, floa
     return weights | {f"grad_cos/{task}": cosine for task, cosine in scheduler.mean_cosines.items()}
 
 
-def throughput(watch: Stopwatch, train_steps: int, env_steps: int = 0) -> dict[str, float]:
-    """Steps a second, and milliseconds per training step by phase, since the last call."""
-    elapsed = max(watch.elapsed, 1e-9)
+def throughput(watch: Stopwatch) -> dict[str, float]:
+    """Steps a second of training, and milliseconds per training step by phase, since the last call."""
+    env_steps, train_steps, seconds = watch.env_steps, watch.train_steps, watch.read()
+    elapsed = max(sum(seconds.values()), 1e-9)
     rates = {"env": env_steps / elapsed, "train": train_steps / elapsed}
-    times = {f"{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in watch.read().items()}
+    times = {f"{phase}_ms_per_train_step": 1e3 * s / max(train_steps, 1) for phase, s in seconds.items()}
     named = {f"{kind}_steps_per_s": rate for kind, rate in rates.items() if rate} | times
     return {f"throughput/{name}": value for name, value in named.items()}

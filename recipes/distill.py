@@ -12,6 +12,7 @@ offline reinforcement learning that the paper's appendix C compares with. Comman
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -47,8 +48,9 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
 
     steps, label = cfg.distill.train_steps, f"distil {'+'.join(tasks)}"
     with lifecycle.scratch(path) as folder:
-        lifecycle.learn_offline(cfg, source, learner, folder, train_steps=steps, description=label)
-        build.save(path, cfg, model, "student", tasks)
+        save = partial(build.save, cfg=cfg, model=model, stage="student", tasks=tasks)
+        lifecycle.learn_offline(cfg, source, learner, folder, train_steps=steps, description=label, save=save)
+        save(path)
 
 
 @hydra.main(config_path="../configs", config_name="distill", version_base="1.3")

@@ -61,8 +61,7 @@ class Inputs:
 
     def _key(self, *sections: str, **more: Any) -> dict[str, Any]:
         names = (*SHARED_KEYS, *sections)
-        settings = common.plain(self.cfg) | {"search": common.search_settings(self.cfg)}
-        settings["targets"].pop("memory_bytes")
+        settings = common.without_machine(common.plain(self.cfg))
         return {name: settings[name] for name in names} | more
 
     def dataset(self, task: str) -> Path:

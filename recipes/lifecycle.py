@@ -29,7 +29,7 @@ _FREE_KEYS += ("budget", "early_stop", "checkpoint", "watchdog", "device", "thre
 
 def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
     """Refuse to take a run of other settings, ``state`` says which, for this one."""
-    there, here = run.read_config(), common.plain(cfg)
+    there, here = (common.without_machine(each) for each in (run.read_config(), common.plain(cfg)))
     other = [key for key in here if key not in _FREE_KEYS and there.get(key) != to_plain(here[key])]
     if other:
         raise ValueError(
@@ -80,8 +80,12 @@ def describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[st
     run.write_config(common.plain(cfg))
 
 
-def early_stop(cfg: DictConfig, suite: EvaluationSuite) -> str | None:
-    """Why the evaluations so far are reason to end, or None."""
+def reason_to_stop(cfg: DictConfig, suite: EvaluationSuite, session: TrainingSession) -> str | None:
+    """Why a run should come to its end now, or None; known from what checkpoints hold, so a kill changes nothing."""
+    if session.budget_is_spent:
+        return f"budget={cfg.budget} was spent"
+    if not suite.history:
+        return None
     scores = [results[suite.modes[0]].mean_return for _, results in suite.history]
     score, patience = cfg.early_stop.score, cfg.early_stop.patience
     if score is not None and scores[-1] >= score:
@@ -122,12 +126,16 @@ def learn_offline(
     *,
     train_steps: int,
     description: str,
+    save: Callable[[Path], Path],
 ) -> None:
     """Train on stored data with a progress bar, go on where ``folder`` was left, and say where the time went."""
     watch = Stopwatch()
+    learner.max_skipped = 0  # what others build on must not have left out anything
     with session(cfg, folder, {"learner": learner, "source": source}) as kept:
         start = kept.restore()
-        loop = train_offline(source, learner, train_steps=train_steps, watch=watch)
+        loop = stop_on_bad_loss(
+            train_offline(source, learner, train_steps=train_steps, watch=watch), folder, save
+        )
         with progress(train_steps, description=description, unit="train step", initial=start) as bar:
             for now in loop:
                 bar.update()
@@ -152,34 +160,34 @@ def say_where_time_went(watch: Stopwatch, train_steps: int) -> None:
 
 
 def stop_on_bad_loss(
-    loop: Iterator[Iteration], run: RunDirectory, save: Callable[[Path], Path]
+    loop: Iterator[Iteration], folder: Path, save: Callable[[Path], Path]
 ) -> Iterator[Iteration]:
-    """Pass a training loop on; on numbers that are not finite keep the last good model and the batch, and say where."""
+    """Pass a training loop on; on a bad loss keep the last good model and the batch in ``folder``, and say where."""
     try:
         yield from loop
     except NonFiniteLoss as error:
         # The learner raises before it touches the weights, so the model is still the last good one.
-        model_path = save(run.models / "last-good")
-        batch_path = keep_batch(run, error)
+        model_path = save(folder / "models" / "last-good")
+        batch_path = keep_batch(folder, error)
         message = f"{error}; the run stops. Last good model: {model_path}; the batch: {batch_path}"
         raise NonFiniteLoss(message, error.batch) from error
     except NotFiniteError as error:
         # The loss was finite but the step it led to was not: the weights are lost.
-        saved = [*run.models.glob("step-*"), *run.checkpoints.glob("step_*")]
+        saved = [*folder.glob("models/step-*"), *folder.rglob("step_*")]
         newest = max(saved, key=lambda path: path.stat().st_mtime, default="none")
         raise NotFiniteError(
             f"{error} The run stops, since its weights are spoilt. Last saved: {newest}"
         ) from error
 
 
-def keep_batch(run: RunDirectory, error: NonFiniteLoss) -> Path:
+def keep_batch(folder: Path, error: NonFiniteLoss) -> Path:
     """Save the batch of a bad loss, to be looked at: ``torch.load(path, weights_only=True)``."""
-    path = run.path / "bad-batches" / f"batch-{len(list(run.path.glob('bad-batches/*')))}.pt"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / "bad-batches" / f"batch-{len(list(folder.glob('bad-batches/*')))}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(error.batch.detach().cpu().to_dict(), path)
     return path
 
 
 def report_skipped(run: RunDirectory) -> Callable[[NonFiniteLoss], None]:
     """What a learner calls for a batch that it leaves out."""
-    return lambda error: common.say(f"warning: {error}; the batch: {keep_batch(run, error)}")
+    return lambda error: common.say(f"warning: {error}; the batch: {keep_batch(run.path, error)}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 
 from xtra_rl.data import TrajectoryReplayBuffer
@@ -115,6 +115,7 @@ def describe(cfg: DictConfig, found: dict[str, Any]) -> dict[str, Any]:
         "peak_flops_per_s": {"gemm": peaks.gemm, "convolution": peaks.conv},
         "machine": machine(),
         "scale": cfg.scale,
+        "config": common.plain(cfg),
         "batch": f"{cfg.batch_size} + {cfg.cross_batch_size if cfg.cross_task else 0}",
         "commit": git_commit(),
     }
@@ -141,11 +142,18 @@ def table(found: dict[str, Any], before: dict[str, Any] | None) -> str:
 
 def profile(cfg: DictConfig) -> Path:
     """Measure, print, draw; returns the run directory."""
+    before = read_json(cfg.profile.against) if cfg.profile.against else None
+    if before is not None and not {"times", "updates", "env_steps"} <= set(before):
+        raise ValueError(f"profile.against={cfg.profile.against} is no profile.json of this recipe")
+    if cfg.profile.updates < 1 or cfg.profile.fill < 1:
+        raise ValueError(
+            f"profile.updates={cfg.profile.updates}, profile.fill={cfg.profile.fill}: expected at least 1"
+        )
+    # Inside a captured search the networks could not be told from the tree.
+    cfg = OmegaConf.merge(cfg, {"search": {"cuda_graph": False}})  # type: ignore[assignment]
     run = RunDirectory(cfg.run_dir or f"runs/profile/{common.target_of(cfg)}-{cfg.scale}")
     found = measure(cfg)
     found |= describe(cfg, found)
-    before = read_json(cfg.profile.against) if cfg.profile.against else None
-    run.write_config(common.plain(cfg))
     write_json(run.path / "profile.json", found)
     picture = draw_step_times(
         {"before": before, "now": found} if before else {"now": found}, run.path / "profile.png"

@@ -11,6 +11,7 @@ is collected first if it is missing. Commands:
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,11 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
 
     steps = cfg.teacher.train_steps
     with lifecycle.scratch(path) as folder:
-        lifecycle.learn_offline(cfg, source, learner, folder, train_steps=steps, description=f"teach {task}")
-        build.save(path, cfg, model, "teacher", [task])
+        save = partial(build.save, cfg=cfg, model=model, stage="teacher", tasks=[task])
+        lifecycle.learn_offline(
+            cfg, source, learner, folder, train_steps=steps, description=f"teach {task}", save=save
+        )
+        save(path)
 
 
 def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ A run that is killed, by whatever, goes on with the same command.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +29,14 @@ from xtra_rl.models import WorldModel
 from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Annotated, Inputs
+from xtra_rl.training.actor import Actor
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.learner import Learner
 from xtra_rl.training.logging import RunLogger
 from xtra_rl.training.loop import Iteration, scalars, train_online
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
+from xtra_rl.training.session import TrainingSession
 from xtra_rl.training.stopwatch import Stopwatch
 from xtra_rl.transfer import TaskWeightScheduler, freeze_components, transfer_components
 
@@ -54,6 +60,35 @@ def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldMo
     return model
 
 
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    run: RunDirectory
+    actor: Actor
+    source: BatchSource
+    learner: Learner
+    scheduler: TaskWeightScheduler | None
+    suite: EvaluationSuite
+    logger: RunLogger
+    save: Callable[..., Path]
+
+
+def make_parts(
+    cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated
+) -> Parts:
+    """Build them as the config says."""
+    scheduler = TaskWeightScheduler(list(datasets), **common.plain(cfg.task_weight_schedule))
+    scheduler = scheduler if cfg.task_weights and datasets else None
+    cross = build.annotated_buffers(cfg, datasets)
+    actor, source, learner = build.online(cfg, target, model, "finetune", cross, scheduler)
+    learner.on_skip = lifecycle.report_skipped(run)
+    save = partial(build.save, cfg=cfg, model=model, stage="finetune", tasks=[target, *datasets])
+    suite = build.evaluation_suite(cfg, target, model)
+    logger = common.make_logger(cfg, run, resume=run.has_checkpoint)
+    return Parts(run, actor, source, learner, scheduler, suite, logger, save)
+
+
 def log(
     cfg: DictConfig, logger: RunLogger, marks: dict[str, float], now: Iteration, watch: Stopwatch,
     scheduler: TaskWeightScheduler | None,
@@ -62,31 +97,56 @@ def log(
     steps = {"env_step": now.env_steps, "train_step": now.train_steps}
     for score in now.returns:
         logger.log({"train/episode_return": score}, **steps)
-    trained, played = (int(getattr(now, steps) - marks[steps]) for steps in ("train_steps", "env_steps"))
-    if trained >= cfg.log_every:
-        marks |= {"train_steps": now.train_steps, "env_steps": now.env_steps}
-        metrics = scalars(now.metrics) | common.throughput(watch, trained, played)
+    if now.train_steps - marks["logged"] >= cfg.log_every:
+        marks["logged"] = now.train_steps
+        metrics = scalars(now.metrics) | common.throughput(watch)
         logger.log(metrics | common.task_weight_metrics(scheduler), **steps)
+
+
+def finetune(
+    cfg: DictConfig, parts: Parts, session: TrainingSession, position: int, evaluate: Callable[..., Path]
+) -> tuple[int, str | None]:
+    """Act and learn from ``position`` on; returns where it ended, and why if that was early."""
+    settings, watch, total = common.plain(cfg.finetune), Stopwatch(), length(cfg)
+    actor, source, learner, marks = parts.actor, parts.source, parts.learner, session.marks
+    loop = train_online(actor, source, learner, watch=watch, **settings)
+    loop = lifecycle.stop_on_bad_loss(loop, parts.run.path, parts.save)
+    with progress(total, description=f"finetune {parts.suite.task}", unit="step", initial=position) as bar:
+        # What is due is known from what checkpoints hold: what a kill has cut off comes first after it.
+        while not (stopped := lifecycle.reason_to_stop(cfg, parts.suite, session)):
+            if marks["evaluate"] <= actor.env_steps < settings["env_steps"]:
+                evaluate(position, parts.run.models / f"step-{actor.env_steps}")
+                marks["evaluate"] += cfg.eval.every
+                continue
+            actor.planner.set_train_step(learner.steps)
+            source.set_beta(common.beta(cfg, actor.env_steps, settings["env_steps"]))
+            now = next(loop, None)
+            if now is None:
+                break
+            bar.update(now.position - position)
+            position = now.position
+            log(cfg, parts.logger, marks, now, watch, parts.scheduler)
+            common.show(cfg, bar, now)
+            session.ends_after(position)
+    return position, stopped
+
+
+def length(cfg: DictConfig) -> int:
+    """Steps of a whole run: env steps, and optimiser steps after the last of them."""
+    return cfg.finetune.env_steps + cfg.finetune.extra_train_steps
 
 
 def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated) -> None:
     """Finetune online with the cross tasks beside the target, from the last checkpoint if there is one."""
-    settings, watch = common.plain(cfg.finetune), Stopwatch()
-    scheduler = TaskWeightScheduler(list(datasets), **common.plain(cfg.task_weight_schedule))
-    scheduler = scheduler if cfg.task_weights and datasets else None
-    cross = build.annotated_buffers(cfg, datasets)
-    actor, source, learner = build.online(cfg, target, model, "finetune", cross, scheduler)
-    learner.on_skip = lifecycle.report_skipped(run)
-    suite = build.evaluation_suite(cfg, target, model)
-    save = partial(build.save, cfg=cfg, model=model, stage="finetune", tasks=[target, *datasets])
-    logger = common.make_logger(cfg, run, resume=run.has_checkpoint)
-    parts = {"learner": learner, "actor": actor, "source": source, "suite": suite, "logger": logger}
+    parts = make_parts(cfg, run, target, model, datasets)
+    suite, logger, actor, learner = parts.suite, parts.logger, parts.actor, parts.learner
+    saved = {"learner": learner, "actor": actor, "source": parts.source, "suite": suite, "logger": logger}
 
-    with logger, lifecycle.session(cfg, run.checkpoints, parts, budget=True) as session:
-        session.marks = {"train_steps": 0, "env_steps": 0, "evaluate": 0}
-        position, stopped = session.restore(), None
+    with logger, lifecycle.session(cfg, run.checkpoints, saved, budget=True) as session:
+        session.marks = {"logged": 0, "evaluate": 0}
+        position = session.restore()
 
-        def evaluate(model_path: Path, video_steps: int = 0) -> Path:
+        def evaluate(position: int, model_path: Path, video_steps: int = 0) -> Path:
             """Score the agent and keep its model, and the best so far."""
             with session.interlude(position):
                 if not suite.history:
@@ -94,35 +154,14 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
                 scores = suite.play(actor.env_steps, record_frames=video_steps)
                 logger.log(scores, env_step=actor.env_steps, train_step=learner.steps)
             if suite.is_best:
-                save(run.models / "best")
-            return save(model_path)
+                parts.save(run.models / "best")
+            return parts.save(model_path)
 
-        loop = lifecycle.stop_on_bad_loss(
-            train_online(actor, source, learner, watch=watch, **settings), run, save
-        )
-        total = settings["env_steps"] + settings["extra_train_steps"]
-        with progress(total, description=f"finetune {target}", unit="step", initial=position) as bar:
-            while stopped is None:
-                # First of all, so that an evaluation that a kill cut off is made up for.
-                if session.marks["evaluate"] <= actor.env_steps < settings["env_steps"]:
-                    evaluate(run.models / f"step-{actor.env_steps}")
-                    session.marks["evaluate"] += cfg.eval.every
-                    stopped = lifecycle.early_stop(cfg, suite)
-                    continue
-                actor.planner.set_train_step(learner.steps)
-                source.set_beta(common.beta(cfg, actor.env_steps, settings["env_steps"]))
-                now = next(loop, None)
-                if now is None:
-                    break
-                bar.update(now.position - position)
-                position = now.position
-                log(cfg, logger, session.marks, now, watch, scheduler)
-                if "loss/total" in now.metrics and now.train_steps % cfg.log_every == 0:
-                    bar.set_postfix(loss=round(float(now.metrics["loss/total"]), 3))
-                if session.ends_after(position):
-                    stopped = f"budget={cfg.budget} was spent"
-
-        checkpoint = evaluate(run.path / "model", cfg.eval.video_steps)
+        position, stopped = finetune(cfg, parts, session, position, evaluate)
+        if stopped and suite.history and suite.history[-1][0] == actor.env_steps:
+            checkpoint = parts.save(run.path / "model")  # the evaluation that was the reason stands
+        else:
+            checkpoint = evaluate(position, run.path / "model", cfg.eval.video_steps)
         summary = summarise(
             cfg,
             suite,

@@ -173,3 +173,56 @@ def test_inputs_that_changed_meanwhile_are_refused(first_run, reuse, cut, tmp_pa
     manifest["inputs"]["student"]["sha256"] = "0" * 64
     (tmp_path / "run" / "manifest.json").write_text(__import__("json").dumps(manifest))
     assert "was started with another student" in fails(xtra_finetune, reuse(*flags))
+
+
+def test_an_early_end_that_was_cut_off_is_an_end_still(reuse, monkeypatch, tmp_path):
+    """Cut in the evaluation that is the reason, then while the run is being finished."""
+    flags = (*SCRATCH, "eval.every=10", "early_stop.score=-1")
+    expected = xtra_finetune(reuse(*flags, f"run_dir={tmp_path / 'whole'}"))
+    original, calls = suite_module.evaluate, []
+
+    def cut_off(*args, **kwargs):
+        result = original(*args, **kwargs)
+        calls.append(kwargs["mode"])
+        if len(calls) == 1:
+            ask_to_end()
+        return result
+
+    monkeypatch.setattr(suite_module, "evaluate", cut_off)
+    assert finish(xtra_finetune, reuse(*flags)) == 1
+    assert rows(tmp_path / "run") == rows(expected)
+    assert rows(expected).count(b"/return,") == 1, "the same weights were scored twice"
+    assert RunDirectory(tmp_path / "run").read_summary()["env_steps"] == 0
+
+
+def test_half_a_first_checkpoint_is_no_run_to_go_on_with(reuse, tmp_path):
+    """Rows of a run that was killed before its first checkpoint must not stay."""
+    expected = behaviour_cloning(reuse(f"run_dir={tmp_path / 'whole'}", recipe="behaviour_cloning"))
+    half = tmp_path / "run" / "checkpoints" / "pretrain" / ".step_000000003.0123abcd.tmp"
+    half.mkdir(parents=True)
+    (tmp_path / "run" / "metrics.csv").write_text("env_step,train_step,metric,value\n0,1,loss/total,1.0\n")
+    assert not RunDirectory(tmp_path / "run").has_checkpoint
+    run = behaviour_cloning(reuse(recipe="behaviour_cloning"))
+    assert rows(run) == rows(expected)
+
+
+def test_a_stage_that_others_build_on_leaves_nothing_out(reuse, tmp_path):
+    flags = ("watchdog.max_loss=0.01", "watchdog.max_skipped=100", f"artifacts={tmp_path / 'artifacts'}")
+    message = fails(lambda cfg: Inputs(cfg).dataset("amidar"), reuse(*flags))
+    assert "the run stops. Last good model: " in message
+    batch = Path(message.rpartition("the batch: ")[2])
+    assert "value_target" in torch.load(batch, weights_only=True)
+
+
+def test_memory_may_be_another_when_a_run_goes_on(reuse, cut, tmp_path):
+    expected = xtra_finetune(reuse(*SCRATCH, f"run_dir={tmp_path / 'whole'}"))
+    cut(Actor, "step", 25)
+    assert end_of(xtra_finetune, reuse(*SCRATCH)) == 0
+    run = xtra_finetune(reuse(*SCRATCH, "targets.memory_bytes=20000", "search.max_bytes=1000000"))
+    assert rows(run) == rows(expected)
+
+
+def test_limits_of_finetuning_are_refused_elsewhere(reuse):
+    assert "limits of xtra_finetune" in fails(
+        behaviour_cloning, reuse("budget=1h", recipe="behaviour_cloning")
+    )

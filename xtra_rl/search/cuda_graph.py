@@ -111,7 +111,7 @@ class _SearchGraph:
                 self._simulation.restart(roots, prior, embedding)
                 self._simulation.run(recurrent_fn)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._simulation.run(recurrent_fn)
 
     def replay(self, roots: Roots, prior: Tensor, embedding: Embedding, rule: Rule) -> SearchTree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -24,6 +25,8 @@ from xtra_rl.transfer import (
     task_coefficients,
     task_gradients,
 )
+
+_logger = logging.getLogger(__name__)
 
 
 class TaskLoss(Protocol):
@@ -277,4 +280,7 @@ class Learner:
         if self.task_weights is not None:
             self.task_weights.load_state_dict(state["task_weights"])
         if self.generator is not None:
-            self.generator.set_state(state["generator"])
+            if state["generator"].numel() == self.generator.get_state().numel():
+                self.generator.set_state(state["generator"])
+            else:
+                _logger.warning("this run comes from another kind of device: its augmentation draws anew")

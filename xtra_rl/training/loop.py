@@ -41,6 +41,7 @@ def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str,
     batch = watch.time("reanalyse", lambda: source.build(windows))
     metrics = learner.step(batch, watch)
     watch.time("sample", lambda: source.update_priority(batch))
+    watch.train_steps += 1
     return metrics
 
 
@@ -88,6 +89,7 @@ def train_online(
     while actor.env_steps < env_steps:
         updates = due()
         returns = watch.time("act", actor.step)
+        watch.env_steps += actor.num_envs
         metrics: dict[str, Tensor | float] = {}
         for _ in range(due() - updates):
             metrics = update(source, learner, watch)

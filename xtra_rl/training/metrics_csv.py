@@ -98,6 +98,8 @@ class MetricsCSV(Logger):
         raise NotImplementedError("MetricsCSV holds scalars only; log a summary of the histogram instead")
 
     def _checkpoint_state(self) -> dict[str, Any]:
+        # A checkpoint must not reach the disk before the rows that it counts on.
+        os.fsync(self.experiment.fileno())
         return {"bytes": self._length, "waiting": self._waiting.decode()}
 
     def _load_checkpoint_state(self, state_dict: Mapping[str, Any]) -> None:

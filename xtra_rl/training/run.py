@@ -103,9 +103,13 @@ class RunDirectory:
         (self.path / "summary.json").unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget the run that is here: its summary and its training checkpoints."""
+        """Forget the run that is here: its summary, checkpoints, models, bad batches, pictures and videos."""
         self.reopen()
-        shutil.rmtree(self.checkpoints)
+        for folder in (self.checkpoints, self.models, self.path / "model", self.path / "bad-batches"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.videos, self.figures):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
         self.checkpoints.mkdir()
 
     @property
@@ -115,8 +119,8 @@ class RunDirectory:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a run here to go on with."""
-        return any(self.checkpoints.iterdir())
+        """Whether there is a run here to go on with: a complete checkpoint, of whatever stage."""
+        return any(self.checkpoints.rglob("step_*/manifest.json"))
 
     def __fspath__(self) -> str:
         return str(self.path)

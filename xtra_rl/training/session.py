@@ -103,6 +103,7 @@ class TrainingSession:
         self.marks: dict[str, float] = {}
         self._saved_at: int | None = None
         self._is_current = False
+        self._tried_at = 0
         self._earlier_seconds = 0.0
         self._start = self._last_save = time.monotonic()
 
@@ -112,18 +113,26 @@ class TrainingSession:
         return self._earlier_seconds + time.monotonic() - self._start
 
     @property
+    def budget_is_spent(self) -> bool:
+        """Whether the run should come to its end."""
+        return self.budget is not None and self.seconds >= self.budget
+
+    @property
     def saved_at(self) -> int | None:
         """Position of the newest checkpoint that this session wrote or read."""
         return self._saved_at
 
     def restore(self) -> int:
         """Load the newest good checkpoint; returns its position, 0 if there is none."""
-        found = load_checkpoint(self.folder, self.components)
+        # Playing recorded actions again takes a while, and there is nothing to keep before it has ended.
+        with immediate():
+            found = load_checkpoint(self.folder, self.components)
         self._saved_at, self._is_current = (found.step, True) if found is not None else (None, False)
         return found.step if found is not None else 0
 
     def save(self, position: int) -> bool:
         """Write a checkpoint unless it would be the same again; returns whether it is on disk now."""
+        self._tried_at = position
         if self._is_current and self._saved_at == position:
             return True
         try:
@@ -157,7 +166,7 @@ class TrainingSession:
         if name is not None:
             self.save(position)
             raise Stopped(name)
-        if self.budget is not None and self.seconds >= self.budget:
+        if self.budget_is_spent:
             return True
         waited = self.every is not None and time.monotonic() - self._last_save >= self.every
         if waited or self._reaches_multiple(position):
@@ -167,7 +176,9 @@ class TrainingSession:
     def _reaches_multiple(self, position: int) -> bool:
         if self.keep_every is None:
             return False
-        return position // self.keep_every > (self._saved_at or 0) // self.keep_every
+        # Also where it could not be saved, since a disk that is full is not tried again at every step.
+        before = max(self._saved_at or 0, self._tried_at)
+        return position // self.keep_every > before // self.keep_every
 
     @contextmanager
     def interlude(self, position: int) -> Iterator[None]:

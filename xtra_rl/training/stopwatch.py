@@ -16,11 +16,14 @@ class Stopwatch:
     The phases of a training loop are ``act``, ``sample`` (windows and priorities of replay), ``wait`` (for windows that
     a thread draws), ``reanalyse`` (targets), ``forward_backward`` and ``optimiser``. A GPU works on after a phase has
     ended: there the times are the host's, and the device's shows where the host waits for it.
+
+    Attributes:
+        env_steps, train_steps: taken since the last reading.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self._since = time.perf_counter()
+        self.env_steps = self.train_steps = 0
 
     def time(self, phase: str, work: Callable[[], T]) -> T:
         """Run ``work`` and add its wall time to ``phase``."""
@@ -33,10 +36,5 @@ class Stopwatch:
         """Seconds by phase since the last reading."""
         out = dict(self._seconds)
         self._seconds.clear()
-        self._since = time.perf_counter()
+        self.env_steps = self.train_steps = 0
         return out
-
-    @property
-    def elapsed(self) -> float:
-        """All seconds since the last reading."""
-        return time.perf_counter() - self._since
