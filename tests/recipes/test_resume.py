@@ -127,7 +127,7 @@ def test_a_spent_budget_ends_with_an_evaluation_and_a_larger_one_goes_on(reuse, 
     run = RunDirectory(xtra_finetune(reuse(*SCRATCH, "budget=0.01s")))
     summary = run.read_summary()
     assert summary["stopped"] == "budget=0.01s was spent"
-    assert summary["env_steps"] == 2
+    assert summary["env_steps"] < 60
     assert len(summary["eval/returns"]["greedy"]) == 1
     assert (run.path / "model" / "model.safetensors").is_file()
     assert "With another limit the same command goes on" in capsys.readouterr().out
