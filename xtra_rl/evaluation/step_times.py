@@ -20,7 +20,8 @@ def draw_step_times(profiles: Mapping[str, Mapping[str, Any]], path: Path) -> Pa
     sections = list(dict.fromkeys(row["section"] for found in profiles.values() for row in found["times"]))
     # The networks first and in the strongest colours: what is not theirs is what can be removed.
     sections.sort(key=lambda name: (not name.startswith("network,"), name == "rest", name))
-    looks = [COLOURS[i % len(COLOURS)] for i in range(len(sections))]
+    shades = (*COLOURS[:-1], "#000000", "#666666", "#999999", "#CCCCCC", "#8C564B", "#BCBD22")
+    looks = [shades[i % len(shades)] for i in range(len(sections))]
     bars = [(phase, label) for phase in _PHASES for label in profiles]
     figure = new_figure(7.5, 0.9 + 0.42 * len(bars))
     axes = figure.subplots()
