@@ -71,11 +71,7 @@ def clone(
     evaluations: Sequence[int] = (),
     seconds: float = 0.0,
 ) -> float:
-    """Imitate the actions of ``datasets`` for these steps of the run, with evaluations after so many of them.
-
-    Returns:
-        wall time of the run with this stage, ``seconds`` before it.
-    """
+    """Imitate ``datasets`` for these steps, evaluate after so many of them; returns wall time, ``seconds`` included."""
     tasks = list(datasets)
     source, watch = source_of(cfg, datasets), Stopwatch()
     # Optimiser, schedule and augmentation are those of all other stages; what is minimised is not.
@@ -115,8 +111,7 @@ def clone(
                     metrics = scalars(now.metrics) | common.throughput(watch)
                     logger.log(metrics, env_step=0, train_step=steps.start + now.train_steps)
                 session.ends_after(now.position)
-        # The stage is over but for its model.
-        session.save(len(steps))
+        session.save(len(steps))  # the stage is over but for its model
         return session.marks["seconds_before"] + session.seconds
 
 
@@ -157,8 +152,8 @@ def train(
             build.save(run.models / "pretrained", cfg, model, "behaviour cloning, pretrain", list(cross))
         count = settings.evaluations
         due = [len(finetuning) * i // count for i in range(count + 1)]
-        options: dict[str, Any] = {"stage": "finetune", "steps": finetuning, "evaluations": due}
-        seconds = clone(cfg, run, model, own, logger, suite, **options, seconds=seconds)
+        clone_own = partial(clone, stage="finetune", steps=finetuning, evaluations=due, seconds=seconds)
+        seconds = clone_own(cfg, run, model, own, logger, suite)
         checkpoint = build.save(
             run.path / "model", cfg, model, "behaviour cloning, finetune", [target, *cross]
         )

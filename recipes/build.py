@@ -228,6 +228,14 @@ def evaluation_suite(
     )
 
 
+def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
+    """Scores to read the agent's against; the untrained network searches as the agent does."""
+    untrained = None
+    if "untrained" in cfg.eval.baselines:
+        untrained = planner(cfg, world_model(cfg, suite.task, "untrained"), "untrained")
+    suite.measure_baselines(cfg.eval.baselines, untrained)
+
+
 def check_fits(cfg: DictConfig, model: WorldModel, task: TaskSpec) -> None:
     """Refuse a model that was built for other frames or another action head than this config's."""
     wanted = {

@@ -107,7 +107,8 @@ def finetune(
     cfg: DictConfig, parts: Parts, session: TrainingSession, position: int, evaluate: Callable[..., Path]
 ) -> tuple[int, str | None]:
     """Act and learn from ``position`` on; returns where it ended, and why if that was early."""
-    settings, watch, total = common.plain(cfg.finetune), Stopwatch(), length(cfg)
+    settings, watch = common.plain(cfg.finetune), Stopwatch()
+    total = settings["env_steps"] + settings["extra_train_steps"]
     actor, source, learner, marks = parts.actor, parts.source, parts.learner, session.marks
     loop = train_online(actor, source, learner, watch=watch, **settings)
     loop = lifecycle.stop_on_bad_loss(loop, parts.run.path, parts.save)
@@ -131,11 +132,6 @@ def finetune(
     return position, stopped
 
 
-def length(cfg: DictConfig) -> int:
-    """Steps of a whole run: env steps, and optimiser steps after the last of them."""
-    return cfg.finetune.env_steps + cfg.finetune.extra_train_steps
-
-
 def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated) -> None:
     """Finetune online with the cross tasks beside the target, from the last checkpoint if there is one."""
     parts = make_parts(cfg, run, target, model, datasets)
@@ -150,7 +146,7 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
             """Score the agent and keep its model, and the best so far."""
             with session.interlude(position):
                 if not suite.history:
-                    measure_baselines(cfg, suite)
+                    build.measure_baselines(cfg, suite)
                 scores = suite.play(actor.env_steps, record_frames=video_steps)
                 logger.log(scores, env_step=actor.env_steps, train_step=learner.steps)
             if suite.is_best:
@@ -173,14 +169,6 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
             stopped=stopped,
         )
         finish(cfg, run, suite, logger, summary)
-
-
-def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
-    """Scores to read the agent's against; the untrained network searches as the agent does."""
-    untrained = None
-    if "untrained" in cfg.eval.baselines:
-        untrained = build.planner(cfg, build.world_model(cfg, suite.task, "untrained"), "untrained")
-    suite.measure_baselines(cfg.eval.baselines, untrained)
 
 
 def xtra_finetune(cfg: DictConfig) -> Path:

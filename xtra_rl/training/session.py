@@ -79,7 +79,7 @@ class TrainingSession:
         ...     for position in range(start + 1, 4):
         ...         if session.ends_after(position):
         ...             break
-        ...     session.save(position)
+        ...     _ = session.save(position)
         >>> TrainingSession(session.folder, {"model": model}).restore()
         3
     """
