@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+import small_models
 import torch
 import yaml
 from run_samples import config, write_run
@@ -24,17 +25,7 @@ from xtra_rl.training.model_files import load_into, load_model_weights, save_mod
 from xtra_rl.training.pipeline import Pipeline
 from xtra_rl.training.run import RunDirectory
 
-SMALL = {
-    "image_size": 32,
-    "image_channels": 1,
-    "channels": 8,
-    "downsample": 8,
-    "lstm_hidden": 16,
-    "support_size": 10,
-    "projection_hidden": 16,
-    "projection_out": 16,
-    "predictor_hidden": 8,
-}
+SMALL = small_models.SMALL | {"num_actions": 18}
 ABOUT = {"tasks": ["alien", "amidar"], "stage": "finetune", "env": {"image_size": 32, "grayscale": True}}
 
 
