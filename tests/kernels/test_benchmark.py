@@ -36,6 +36,7 @@ def run(tmp_path, *arguments):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_every_section_is_timed_and_written(tmp_path, capsys):
     rows = run(tmp_path, "--batches", "1", "3")
     assert {row["section"] for row in rows} == {"tree", "pool", "network", "scaling"}
@@ -71,6 +72,7 @@ def test_nothing_is_timed_when_two_backends_differ(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_search_is_what_the_formula_says(tmp_path, capsys):
     run(tmp_path, "--sections", "memory", "--batches", "512", "--simulations", "20")
     assert "memory, B=512" in capsys.readouterr().out

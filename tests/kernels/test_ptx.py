@@ -11,6 +11,7 @@ from ptx_operations import BITS, DTYPES, OPERATIONS, PtxError
 from ptx_program import parse
 
 
+@pytest.mark.slow
 def test_whole_searches_on_compiled_ptx():
     done = run_python("-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "tests/kernels/ptx_searches.py")
     if done.returncode:

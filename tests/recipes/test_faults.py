@@ -82,7 +82,10 @@ def test_sigterm_saves_and_exits_0(interrupted, settings, whole, capsys):
     assert time.monotonic() - start < 60
 
 
-@pytest.mark.parametrize("fault", ["torn", "flipped", "no state", "no manifest"])
+@pytest.mark.parametrize(
+    "fault",
+    ["torn", *(pytest.param(f, marks=pytest.mark.slow) for f in ("flipped", "no state", "no manifest"))],
+)
 def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     interrupted, settings, whole, fault, caplog
 ):
@@ -99,6 +102,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     assert "step_000000050 is damaged" in caplog.text
 
 
+@pytest.mark.slow
 def test_damage_to_all_checkpoints_is_a_sentence(interrupted, settings):
     for path in interrupted:
         (path / "state.pt").write_bytes(b"")
@@ -122,12 +126,14 @@ def test_code_in_a_checkpoint_is_not_run(interrupted, settings, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_checkpoints_stops_nothing(settings, whole, monkeypatch, caplog):
     monkeypatch.setattr(checkpoint_module.torch, "save", full_disk)
     assert rows(xtra_finetune(settings())) == whole
     assert "no checkpoint at 0 ([Errno 28] No space left on device); training goes on" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_the_model_is_a_sentence_and_nothing_is_lost(
     settings, whole, monkeypatch, tmp_path
 ):
@@ -145,6 +151,7 @@ def test_a_disk_too_full_for_the_model_is_a_sentence_and_nothing_is_lost(
     assert rows(xtra_finetune(settings())) == whole
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_loses_no_row(settings, whole, monkeypatch):
     step = Actor.step
     loggers = []
@@ -190,6 +197,7 @@ def test_a_read_only_run_directory_is_a_sentence(settings, monkeypatch):
     assert "another run_dir" in message
 
 
+@pytest.mark.slow
 def test_a_dying_logger_stops_nothing(settings, whole, monkeypatch):
     from torchrl.record.loggers.tensorboard import TensorboardLogger
 
@@ -200,6 +208,7 @@ def test_a_dying_logger_stops_nothing(settings, whole, monkeypatch):
     assert rows(run) == whole
 
 
+@pytest.mark.slow
 def test_a_dying_video_writer_stops_nothing(settings, whole, monkeypatch):
     monkeypatch.setattr(video_module, "write_video", full_disk)
     with pytest.warns(RuntimeWarning, match="logger 'video' failed"):

@@ -95,6 +95,7 @@ def test_an_evaluation_that_was_cut_off_is_played_again(first_run, reuse, monkey
     assert rows(tmp_path / "run") == rows(first_run.run)
 
 
+@pytest.mark.slow
 def test_datasets_teachers_and_students_go_on_too(first_run, config, cut, tmp_path):
     cfg = config("xtra_finetune", "scale=smoke", f"artifacts={tmp_path}")
     count = cut(Learner, "step", *range(4, 200, 7))
@@ -122,6 +123,7 @@ def test_behaviour_cloning_goes_on_in_both_stages(reuse, cut, tmp_path):
 SCRATCH = (*SHORT, "pretrained=false", "cross_task=false")
 
 
+@pytest.mark.slow
 def test_a_spent_budget_ends_with_an_evaluation_and_a_larger_one_goes_on(reuse, tmp_path, capsys):
     whole = xtra_finetune(reuse(*SCRATCH, f"run_dir={tmp_path / 'whole'}"))
     run = RunDirectory(xtra_finetune(reuse(*SCRATCH, "budget=0.01s")))
@@ -195,6 +197,7 @@ def test_an_early_end_that_was_cut_off_is_an_end_still(reuse, monkeypatch, tmp_p
     assert RunDirectory(tmp_path / "run").read_summary()["env_steps"] == 0
 
 
+@pytest.mark.slow
 def test_half_a_first_checkpoint_is_no_run_to_go_on_with(reuse, tmp_path):
     """Rows of a run that was killed before its first checkpoint must not stay."""
     expected = behaviour_cloning(reuse(f"run_dir={tmp_path / 'whole'}", recipe="behaviour_cloning"))
@@ -214,6 +217,7 @@ def test_a_stage_that_others_build_on_leaves_nothing_out(reuse, tmp_path):
     assert "value_target" in torch.load(batch, weights_only=True)
 
 
+@pytest.mark.slow
 def test_memory_may_be_another_when_a_run_goes_on(reuse, cut, tmp_path):
     expected = xtra_finetune(reuse(*SCRATCH, f"run_dir={tmp_path / 'whole'}"))
     cut(Actor, "step", 25)
