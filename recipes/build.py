@@ -24,7 +24,7 @@ from xtra_rl.training.learner import Learner, TaskLoss
 from xtra_rl.training.model_files import load_into, load_model_weights, save_model
 from xtra_rl.training.schedules import make_optimizer, piecewise, warmup_factor
 from xtra_rl.training.seeding import derive_seed, make_generator
-from xtra_rl.transfer import TaskWeightScheduler
+from xtra_rl.transfer import TaskWeighting
 
 TEACHER_COLUMNS = ("teacher_policy", "teacher_value")
 
@@ -142,7 +142,7 @@ def learner(
     tasks: list[str],
     *names: str,
     target: LaggingTarget | None = None,
-    task_weights: TaskWeightScheduler | None = None,
+    task_weights: TaskWeighting | None = None,
     reduction: str = "sum",
     loss: TaskLoss | None = None,
 ) -> Learner:
@@ -262,7 +262,7 @@ def online(
     model: WorldModel,
     stage: str,
     cross: dict[str, TrajectoryReplayBuffer] | None = None,
-    task_weights: TaskWeightScheduler | None = None,
+    task_weights: TaskWeighting | None = None,
 ) -> tuple[Actor, BatchSource, Learner]:
     """EfficientZero on one task, with cross tasks beside it if there are any."""
     cross = cross or {}

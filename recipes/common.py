@@ -24,7 +24,7 @@ from xtra_rl.training.loop import Iteration
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.schedules import linear
 from xtra_rl.training.stopwatch import Stopwatch
-from xtra_rl.transfer import TaskWeightScheduler
+from xtra_rl.transfer import TaskWeighting
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -180,6 +180,7 @@ def run_name(cfg: DictConfig) -> str:
     """Default name of a finetuning run, with the ablations of the paper's Table 1 spelt out."""
     parts = [target_of(cfg), cfg.scale]
     parts += [f"no_{flag}" for flag in ("pretrained", "cross_task", "task_weights") if not cfg[flag]]
+    parts += [cfg.task_weighting] if cfg.task_weighting != "cosine" else []
     parts += [f"freeze_{'_'.join(cfg.freeze)}"] if cfg.freeze else []
     parts += [f"transfer_{'_'.join(cfg.transfer)}"] if len(cfg.transfer) < len(COMPONENTS) else []
     return "-".join([*parts, f"s{cfg.seed}"])
@@ -207,7 +208,7 @@ def make_logger(cfg: DictConfig, run: RunDirectory, *, resume: bool = False) -> 
     )
 
 
-def task_weight_metrics(scheduler: TaskWeightScheduler | None) -> dict[str, float]:
+def task_weight_metrics(scheduler: TaskWeighting | None) -> dict[str, float]:
     """Weights, and the mean cosines of the open or last measuring window."""
     if scheduler is None:
         return {}

@@ -12,6 +12,7 @@ from xtra_rl.evaluation.figures import learning_curve, loss_curves, task_weight_
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.recipes import common
+from xtra_rl.recipes.task_weighting import SURGERY
 from xtra_rl.training.logging import RunLogger
 from xtra_rl.training.run import RunDirectory
 
@@ -65,13 +66,16 @@ def draw(cfg: DictConfig, run: RunDirectory, target: str, summary: dict[str, Any
     metrics = run.metrics
     schedule = cfg.task_weight_schedule
     first = range(schedule.start, max(summary["train_steps"], 1), schedule.cycle)
-    windows = [(step, step + schedule.window) for step in first]
+    # Gradient surgery measures at every step and knows no threshold.
+    scheduled = cfg.task_weighting not in SURGERY
+    windows = [(step, step + schedule.window) for step in first if scheduled]
+    threshold = schedule.threshold if scheduled else None
     return [
         learning_curve(
             metrics, run.figures / "learning_curve.png", task=target, baselines=summary["baselines"], **labels
         ),
         task_weight_traces(
-            metrics, run.figures / "task_weights.png", windows=windows, threshold=schedule.threshold, **labels
+            metrics, run.figures / "task_weights.png", windows=windows, threshold=threshold, **labels
         ),
         loss_curves(metrics, run.figures / "losses.png", **labels),
     ]

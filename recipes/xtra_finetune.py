@@ -8,6 +8,7 @@ without a GPU); a GPU from scale=workstation on. Commands:
     python recipes/xtra_finetune.py target=assault task_set=shooter scale=laptop seed=1 logger=[csv,wandb]
     python recipes/xtra_finetune.py cross_task=false pretrained=false        EfficientZero from scratch
     python recipes/xtra_finetune.py task_weights=false                       the paper's ablations (Table 1)
+    python recipes/xtra_finetune.py task_weighting=pcgrad                    another rule for the same weights
     python recipes/xtra_finetune.py freeze=[representation] transfer=[representation,dynamics]
     python recipes/xtra_finetune.py budget=2h early_stop.patience=3
 
@@ -29,6 +30,7 @@ from xtra_rl.models import WorldModel
 from xtra_rl.recipes import build, common, lifecycle
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Annotated, Inputs
+from xtra_rl.recipes.task_weighting import task_weighting
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner
@@ -38,7 +40,7 @@ from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.session import TrainingSession
 from xtra_rl.training.stopwatch import Stopwatch
-from xtra_rl.transfer import TaskWeightScheduler, freeze_components, transfer_components
+from xtra_rl.transfer import TaskWeighting, freeze_components, transfer_components
 
 
 def gather_inputs(cfg: DictConfig) -> tuple[Path | None, Annotated]:
@@ -68,7 +70,7 @@ class Parts:
     actor: Actor
     source: BatchSource
     learner: Learner
-    scheduler: TaskWeightScheduler | None
+    scheduler: TaskWeighting | None
     suite: EvaluationSuite
     logger: RunLogger
     save: Callable[..., Path]
@@ -78,8 +80,7 @@ def make_parts(
     cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated
 ) -> Parts:
     """Build them as the config says."""
-    scheduler = TaskWeightScheduler(list(datasets), **common.plain(cfg.task_weight_schedule))
-    scheduler = scheduler if cfg.task_weights and datasets else None
+    scheduler = task_weighting(cfg, list(datasets))
     cross = build.annotated_buffers(cfg, datasets)
     actor, source, learner = build.online(cfg, target, model, "finetune", cross, scheduler)
     learner.on_skip = lifecycle.report_skipped(run)
@@ -91,7 +92,7 @@ def make_parts(
 
 def log(
     cfg: DictConfig, logger: RunLogger, marks: dict[str, float], now: Iteration, watch: Stopwatch,
-    scheduler: TaskWeightScheduler | None,
+    scheduler: TaskWeighting | None,
 ) -> None:  # fmt: skip
     """Scores of the games that ended; every ``log_every`` train steps losses, search, task weights and times."""
     steps = {"env_step": now.env_steps, "train_step": now.train_steps}

@@ -12,7 +12,13 @@ from xtra_rl.models import make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss, random_batch
 from xtra_rl.training.learner import Learner, NonFiniteLoss
 from xtra_rl.training.schedules import linear, make_optimizer, piecewise, warmup_factor
-from xtra_rl.transfer import TaskWeightScheduler, freeze_components
+from xtra_rl.transfer import (
+    PCGrad,
+    TaskWeighting,
+    TaskWeightScheduler,
+    freeze_components,
+    task_gradients,
+)
 
 K, A, F = 2, 4, 2
 SIZES = {
@@ -297,3 +303,42 @@ def test_compiled_networks_learn_the_same():
         # Four samples in a BatchNorm make much of the last digits.
         tolerance = 1e-2 if seed else 1e-5
         assert float(found["loss/total"]) == pytest.approx(float(expected["loss/total"]), rel=tolerance)
+
+
+def test_a_rule_for_combining_gradients_is_obeyed():
+    """A rule that gives each gradient a factor takes the step of those weights; every step is measured."""
+
+    class Halve(TaskWeighting):
+        def combine(self, coefficients, gram):
+            assert gram.shape == (2, 2)
+            return coefficients * torch.tensor([1.0, 0.5])
+
+    data = [0, 0, 1, 1]
+    ruled, metrics = change(learner(task_weights=Halve(["amidar"])), batch(data))
+    weighted, _ = change(learner(task_weights=weights_with("amidar", 0.5, start=10**6)), batch(data))
+    torch.testing.assert_close(ruled, weighted, rtol=1e-4, atol=1e-7)
+    assert -1 <= float(metrics["grad_cos/amidar"]) <= 1
+
+
+def test_pcgrad_steps_along_a_gradient_that_opposes_no_task():
+    one = learner(task_weights=PCGrad(["amidar"]), max_grad_norm=1e9)
+    data = batch([0, 0, 0, 1, 1, 1])
+    data = torch.cat([data[:3], data[:3]])  # the same positions ...
+    data["task_id"] = torch.tensor([0, 0, 0, 1, 1, 1])
+    data["value_target"][:3], data["value_target"][3:] = 3.0, -3.0  # ... of opposite worth
+    data["reward_target"][:3], data["reward_target"][3:] = 2.0, -2.0
+    data["policy_target"][:3], data["policy_target"][3:] = torch.eye(A)[0], torch.eye(A)[1]
+    data["consistency_mask"][:] = False
+    same = data.clone()
+    one._prepare(same)
+    losses, _ = one.loss.task_losses(same, 2)
+    first, second = (
+        torch.cat([g.flatten() for g in each]) for each in task_gradients(losses, one.parameters)
+    )
+    assert first @ second < 0
+    one.step(data)
+    stepped = torch.cat([p.grad.flatten() for p in one.parameters])
+    projected = first - (first @ second) / (second @ second) * second
+    projected = projected + second - (first @ second) / (first @ first) * first
+    torch.testing.assert_close(stepped, projected, rtol=1e-3, atol=1e-5)
+    assert min(stepped @ first, stepped @ second) > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xtra_rl.transfer import gradient_cosines, set_combined_gradient, task_gradients
+from xtra_rl.transfer import gradient_cosines, gradient_gram, set_combined_gradient, task_gradients
 
 
 def test_cosines_worked_by_hand():
@@ -35,3 +35,13 @@ def test_parameter_that_a_task_does_not_reach_gets_zero():
     gradients = task_gradients(torch.stack([used.sum(), 2 * used.sum()]), [used, unused])
     assert (gradients[0][1] == 0).all()
     assert gradient_cosines(gradients)[1].item() == pytest.approx(1.0)
+
+
+def test_gram_holds_every_dot_product():
+    gradients = [
+        [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])],
+        [torch.tensor([0.0, -1.0]), torch.tensor([[2.0]])],
+    ]
+    assert gradient_gram(gradients).tolist() == [[14.0, 4.0], [4.0, 5.0]]
+    with pytest.raises(ValueError, match="gradients is empty"):
+        gradient_gram([])

@@ -128,3 +128,26 @@ def test_mean_is_over_the_joint_batch():
 def test_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="reduction is 'max'"):
         task_coefficients(torch.ones(2), torch.ones(2), reduction="max")
+
+
+def test_a_soft_threshold_counts_cosines_near_it_in_part():
+    # At the threshold a half, one width above it sigmoid(1).
+    scheduler = TaskWeightScheduler(["a"], start=0, cycle=2, window=2, estimator="soft", softness=0.05)
+    assert run(scheduler, [0.1, 0.15].__getitem__, 2)[-1]["a"] == pytest.approx((0.5 + 0.7310586) / 2)
+
+
+def test_a_narrow_soft_threshold_is_the_hard_one():
+    cosines = [0.5, 0.2, 0.0999, 0.11, -1.0]
+    weights = [
+        run(TaskWeightScheduler(["a"], start=0, cycle=5, window=5, **options), cosines.__getitem__, 5)[-1][
+            "a"
+        ]
+        for options in ({}, {"estimator": "soft", "softness": 1e-7})
+    ]
+    assert weights[1] == pytest.approx(weights[0])
+
+
+def test_constant_weights_are_measured_and_stay():
+    scheduler = TaskWeightScheduler(["a"], start=0, cycle=4, window=2, estimator="constant")
+    assert all(w["a"] == 1.0 for w in run(scheduler, lambda step: -0.5, 8))
+    assert scheduler.mean_cosines == {"a": -0.5}

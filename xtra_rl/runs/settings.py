@@ -94,6 +94,8 @@ def variant_of(config: Mapping[str, Any]) -> str | None:
     parts = [
         f"no_{flag}" for flag in ("pretrained", "cross_task", "task_weights") if config.get(flag) is False
     ]
+    if (rule := config.get("task_weighting", "cosine")) != "cosine":
+        parts.append(str(rule))
     freeze, transfer = config.get("freeze"), config.get("transfer")
     if isinstance(freeze, list) and freeze:
         parts.append("freeze_" + "_".join(map(str, freeze)))

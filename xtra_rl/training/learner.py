@@ -18,8 +18,9 @@ from xtra_rl.objectives import LaggingTarget
 from xtra_rl.objectives.reduction import task_means
 from xtra_rl.training.stopwatch import Stopwatch
 from xtra_rl.transfer import (
-    TaskWeightScheduler,
-    gradient_cosines,
+    TaskWeighting,
+    gradient_gram,
+    gram_cosines,
     sample_weights,
     set_combined_gradient,
     task_coefficients,
@@ -61,7 +62,7 @@ class Learner:
         lr_factor: factor on the learning rate by training step, ``None`` for constant.
         target: the lagging target network, stepped after each update; ``None`` where nothing bootstraps from one.
         tasks: names by ``task_id``; the target task comes first where there is one.
-        task_weights: scheduler of the cross tasks' weights; ``None`` leaves them at 1.
+        task_weights: the cross tasks' weights, and how gradients combine; ``None`` leaves the weights at 1.
         reduction: how task losses combine, ``"sum"`` or ``"mean"`` (:func:`~xtra_rl.transfer.task_coefficients`).
         max_grad_norm: bound on the global norm, 5 as published.
         frame_stack: F.
@@ -88,7 +89,7 @@ class Learner:
         tasks: Sequence[str],
         lr_factor: Callable[[int], float] | None = None,
         target: LaggingTarget | None = None,
-        task_weights: TaskWeightScheduler | None = None,
+        task_weights: TaskWeighting | None = None,
         reduction: Literal["sum", "mean"] = "sum",
         max_grad_norm: float = 5.0,
         frame_stack: int = 4,
@@ -240,9 +241,11 @@ class Learner:
             losses, logs = self.loss.task_losses(batch, len(self.tasks))
         gradients = task_gradients(losses, self.parameters)
         counts = torch.bincount(batch["task_id"], minlength=len(self.tasks))
+        gram = gradient_gram(gradients)
         coefficients = task_coefficients(weights, counts, reduction=self.reduction)
+        coefficients = self.task_weights.combine(coefficients, gram)  # type: ignore[union-attr]
         set_combined_gradient(self.parameters, gradients, coefficients)
-        cosines = gradient_cosines(gradients)
+        cosines = gram_cosines(gram)
         present = {task: cosines[i] for i, task in enumerate(self.tasks) if i > 0 and counts[i] > 0}
         metrics = self._metrics(logs, batch) | {f"grad_cos/{task}": value for task, value in present.items()}
         return metrics, present

@@ -1,14 +1,27 @@
 """Cross-task transfer: task weights from gradient agreement, component transfer and freezing."""
 
 from xtra_rl.transfer.components import TransferReport, freeze_components, transfer_components
-from xtra_rl.transfer.gradients import gradient_cosines, set_combined_gradient, task_gradients
+from xtra_rl.transfer.gradients import (
+    gradient_cosines,
+    gradient_gram,
+    gram_cosines,
+    set_combined_gradient,
+    task_gradients,
+)
+from xtra_rl.transfer.surgery import GradVac, PCGrad
 from xtra_rl.transfer.task_weights import TaskWeightScheduler, sample_weights, task_coefficients
+from xtra_rl.transfer.weighting import TaskWeighting
 
 __all__ = [
+    "GradVac",
+    "PCGrad",
     "TaskWeightScheduler",
+    "TaskWeighting",
     "TransferReport",
     "freeze_components",
     "gradient_cosines",
+    "gradient_gram",
+    "gram_cosines",
     "sample_weights",
     "set_combined_gradient",
     "task_coefficients",

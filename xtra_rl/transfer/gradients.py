@@ -27,30 +27,40 @@ def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[l
     return gradients
 
 
-def gradient_cosines(gradients: Sequence[Sequence[Tensor]], target: int = 0) -> Tensor:
-    """Cosine between every task's gradient and the target task's, over all parameters, ``[M]``.
-
-    XTRA (arXiv 2210.10763) eq. 2. A zero gradient has cosine 0.
+def gradient_gram(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Dot products of the tasks' gradients over all parameters, ``[M, M]``.
 
     Args:
         gradients: from :func:`task_gradients`.
-        target: index of the target task; its own entry is 1.
+
+    Raises:
+        ValueError: if there is no gradient.
+    """
+    if not gradients or not gradients[0]:
+        raise ValueError("gradients is empty; expected those of at least one task and one parameter")
+    parts = (torch.stack([tensor.flatten() for tensor in same]) for same in zip(*gradients, strict=True))
+    return torch.stack([part @ part.mT for part in parts]).sum(0)
+
+
+def gram_cosines(gram: Tensor, target: int = 0) -> Tensor:
+    """Cosine between every task's gradient and the target task's, ``[M]`` (XTRA, arXiv 2210.10763, eq. 2).
+
+    Args:
+        gram: from :func:`gradient_gram`, ``[M, M]``.
+        target: index of the target task; its own entry is 1. A zero gradient has cosine 0.
+    """
+    norms = gram.diagonal().sqrt()
+    return gram[target] / (norms * norms[target]).clamp(min=1e-12)
+
+
+def gradient_cosines(gradients: Sequence[Sequence[Tensor]], target: int = 0) -> Tensor:
+    """:func:`gram_cosines` of gradients from :func:`task_gradients`, ``[M]``.
 
     Example:
         >>> gradient_cosines([[torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 1.0])]])
         tensor([1.0000, 0.7071])
     """
-    norms = torch.stack([_norm(gradient) for gradient in gradients])
-    dots = torch.stack([_dot(gradient, gradients[target]) for gradient in gradients])
-    return dots / (norms * norms[target]).clamp(min=1e-12)
-
-
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
-
-
-def _norm(gradient: Sequence[Tensor]) -> Tensor:
-    return _dot(gradient, gradient).sqrt()
+    return gram_cosines(gradient_gram(gradients), target)
 
 
 def set_combined_gradient(

@@ -6,11 +6,11 @@ from typing import Any
 
 from torchrl.trainers.trainers import Trainer, TrainerHookBase
 
-from xtra_rl.transfer.task_weights import TaskWeightScheduler
+from xtra_rl.transfer.weighting import TaskWeighting
 
 
 class TaskWeightSchedulerHook(TrainerHookBase):
-    """Steps a :class:`~xtra_rl.transfer.task_weights.TaskWeightScheduler` after every optimisation, logs its weights.
+    """Steps a :class:`~xtra_rl.transfer.weighting.TaskWeighting` after every optimisation, logs its weights.
 
     The cosines are observed where the gradients are, in the optimisation step; the hook only keeps time. It is a thin
     adapter: in a loop of your own call ``scheduler.observe`` and ``scheduler.step`` as for a learning-rate schedule.
@@ -19,7 +19,7 @@ class TaskWeightSchedulerHook(TrainerHookBase):
         scheduler: the scheduler to step.
     """
 
-    def __init__(self, scheduler: TaskWeightScheduler) -> None:
+    def __init__(self, scheduler: TaskWeighting) -> None:
         self.scheduler = scheduler
 
     def __call__(self) -> None:

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from xtra_rl.transfer.weighting import TaskWeighting
 
-class TaskWeightScheduler:
+
+class Estimator(NamedTuple):
+    """From the cosines of a window to a weight: ``credit(cosine, threshold, softness)`` of each is added up, and
+    ``weight(credits, observations)`` is the result."""
+
+    credit: Callable[[float, float, float], float]
+    weight: Callable[[float, int], float]
+
+
+def _hit(cosine: float, threshold: float, softness: float) -> float:
+    return float(cosine > threshold)
+
+
+def _soft_hit(cosine: float, threshold: float, softness: float) -> float:
+    # The logistic function; as a tanh it cannot overflow.
+    return 0.5 + 0.5 * math.tanh(0.5 * (cosine - threshold) / softness)
+
+
+#: What ``TaskWeightScheduler(estimator=...)`` understands.
+ESTIMATORS = {
+    "fraction": Estimator(_hit, lambda hits, count: hits / count),
+    "official": Estimator(_hit, lambda hits, count: round((1 + hits) / (1 + count), 2)),
+    "soft": Estimator(_soft_hit, lambda hits, count: hits / count),
+    "constant": Estimator(_hit, lambda hits, count: 1.0),
+}
+
+
+class TaskWeightScheduler(TaskWeighting):
     """Weights from the agreement of gradients (XTRA, arXiv 2210.10763, section 3.2 and appendix B).
 
     Training runs in cycles. During a short window at the start of each cycle, every step reports the cosine between
@@ -23,8 +52,11 @@ class TaskWeightScheduler:
         cycle: steps from one window's start to the next one's.
         window: steps of a window.
         threshold: cosine above which a step is a hit; 0.1 is the released code's, the paper does not print it.
-        estimator: ``"fraction"``, hits / observations as the paper writes, or ``"official"``, the released code's
-            ``round((1 + hits) / (1 + observations), 2)``.
+        estimator: ``"fraction"``, hits / observations as the paper writes; ``"official"``, the released code's
+            ``round((1 + hits) / (1 + observations), 2)``; ``"soft"``, where a step is a hit by
+            ``sigmoid((cosine - threshold) / softness)``, so that cosines near the threshold count in part;
+            ``"constant"``, where cosines are measured and every weight stays 1.
+        softness: width of the soft threshold; towards 0 it is ``"fraction"``.
 
     Raises:
         ValueError: if the window does not fit the cycle, a number is not positive or ``estimator`` is unknown.
@@ -46,35 +78,25 @@ class TaskWeightScheduler:
         cycle: int = 5_000,
         window: int = 500,
         threshold: float = 0.1,
-        estimator: Literal["fraction", "official"] = "fraction",
+        estimator: Literal["fraction", "official", "soft", "constant"] = "fraction",
+        softness: float = 0.05,
     ) -> None:
         if start < 0 or window < 1 or cycle < window:
             raise ValueError(
                 f"start={start}, cycle={cycle}, window={window}: expected start >= 0, window >= 1 and cycle >= window"
             )
-        if estimator not in ("fraction", "official"):
-            raise ValueError(f"estimator is {estimator!r}; expected 'fraction' or 'official'")
-        self.tasks = tuple(tasks)
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator is {estimator!r}; expected one of {', '.join(ESTIMATORS)}")
+        if not softness > 0:
+            raise ValueError(f"softness is {softness}; expected a positive number")
+        super().__init__(tasks)
         self.start = start
         self.cycle = cycle
         self.window = window
         self.threshold = threshold
-        self.estimator = estimator
-        self.steps = 0
-        self._weights = dict.fromkeys(self.tasks, 1.0)
-        self._hits = dict.fromkeys(self.tasks, 0)
-        self._observations = dict.fromkeys(self.tasks, 0)
-        self._mean_cosines: dict[str, float] = {}
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Current weight of each cross task, between 0 and 1."""
-        return dict(self._weights)
-
-    @property
-    def mean_cosines(self) -> dict[str, float]:
-        """Mean cosine of each cross task in the open window, or in the last one; empty before the first."""
-        return dict(self._mean_cosines)
+        self.softness = softness
+        self._estimator = ESTIMATORS[estimator]
+        self._credits = dict.fromkeys(self.tasks, 0.0)
 
     @property
     def measuring(self) -> bool:
@@ -87,42 +109,26 @@ class TaskWeightScheduler:
         Raises:
             ValueError: for a task that the scheduler does not know.
         """
+        super().observe(cosines)
         for task, cosine in cosines.items():
-            if task not in self._hits:
-                raise ValueError(
-                    f"task {task!r} has no weight; the cross tasks are {', '.join(self.tasks) or 'none'}"
-                )
-            count, cosine = self._observations[task], float(cosine)
-            # The first observation of a window starts a new mean.
-            mean = self._mean_cosines[task] if count else 0.0
-            self._mean_cosines[task] = mean + (cosine - mean) / (count + 1)
-            self._observations[task] += 1
-            self._hits[task] += int(cosine > self.threshold)
+            self._credits[task] += self._estimator.credit(float(cosine), self.threshold, self.softness)
 
     def step(self) -> None:
         """Count one training step; at the end of a window turn the counts into weights."""
-        self.steps += 1
+        super().step()
         since = self.steps - self.start
         if since > 0 and since % self.cycle == self.window % self.cycle:
             self._close_window()
 
     def _close_window(self) -> None:
         for task in self.tasks:
-            hits, observations = self._hits[task], self._observations[task]
-            if observations:
-                official = round((1 + hits) / (1 + observations), 2)
-                self._weights[task] = official if self.estimator == "official" else hits / observations
-            self._hits[task] = self._observations[task] = 0
+            if count := self._observations[task]:
+                self._weights[task] = self._estimator.weight(self._credits[task], count)
+            self._credits[task], self._observations[task] = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and weights."""
-        return {
-            "steps": self.steps,
-            "weights": dict(self._weights),
-            "hits": dict(self._hits),
-            "observations": dict(self._observations),
-            "mean_cosines": dict(self._mean_cosines),
-        }
+        return super().state_dict() | {"credits": dict(self._credits)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`.
@@ -130,13 +136,8 @@ class TaskWeightScheduler:
         Raises:
             ValueError: if the state is of other tasks.
         """
-        if set(state["weights"]) != set(self.tasks):
-            raise ValueError(f"state holds tasks {sorted(state['weights'])}; expected {sorted(self.tasks)}")
-        self.steps = int(state["steps"])
-        self._weights = {task: float(state["weights"][task]) for task in self.tasks}
-        self._hits = {task: int(state["hits"][task]) for task in self.tasks}
-        self._observations = {task: int(state["observations"][task]) for task in self.tasks}
-        self._mean_cosines = {task: float(mean) for task, mean in state["mean_cosines"].items()}
+        super().load_state_dict(state)
+        self._credits = {task: float(state["credits"][task]) for task in self.tasks}
 
 
 def task_coefficients(
