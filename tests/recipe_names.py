@@ -8,4 +8,5 @@ RECIPES = (
     "behaviour_cloning",
     "xtra_finetune",
     "evaluate",
+    "diagnose",
 )

@@ -1,0 +1,41 @@
+"""The diagnosis of a run of the smoke pipeline, from its model to the picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+from pipeline_runs import fails
+
+from xtra_rl.recipes.diagnose import diagnose
+
+SMALL = ("diagnose.episodes=2", "diagnose.positions=70", "diagnose.unroll_steps=3", "diagnose.horizon=5")
+
+
+def test_a_trained_model_is_examined_on_games_it_plays(first_run, reuse, capsys):
+    run = diagnose(reuse(*SMALL, recipe="diagnose"), first_run.run / "model")
+    out = capsys.readouterr().out
+    assert "The next latent" in out
+    numbers = json.loads((run / "diagnosis.json").read_text())
+    assert numbers["positions"] == 70
+    assert numbers["games"] == 2
+    assert 0 <= numbers["action/true_beats_random"] <= 1
+    with open(run / "diagnosis.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
+    assert (run / "figures" / "diagnosis.png").stat().st_size > 20_000
+
+
+def test_stored_games_do_instead(first_run, reuse):
+    data = next((first_run.folder / "artifacts" / "datasets").glob("amidar-*"))
+    cfg = reuse(*SMALL, "target=amidar", f"datasets=[{data}]", recipe="diagnose")
+    run = diagnose(cfg, first_run.run / "model")
+    assert not (run / "games").exists()
+    assert json.loads((run / "diagnosis.json").read_text())["target"] == "amidar"
+
+
+def test_mistakes_are_named(first_run, reuse):
+    model = first_run.run / "model"
+    assert "diagnose.horizon is 0" in fails(diagnose, reuse("diagnose.horizon=0", recipe="diagnose"), model)
+    data = next((first_run.folder / "artifacts" / "datasets").glob("amidar-*"))
+    message = fails(diagnose, reuse(f"datasets=[{data}]", recipe="diagnose"), model)
+    assert "target 'alien'" in message

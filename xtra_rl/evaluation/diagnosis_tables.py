@@ -1,0 +1,117 @@
+"""The numbers of a :class:`~xtra_rl.evaluation.diagnosis.Diagnosis`, with intervals over games."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xtra_rl.evaluation.diagnosis import Diagnosis
+
+
+def clustered_interval(
+    values: np.ndarray, group: np.ndarray, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of ``values [N]`` and its bootstrap interval, with whole groups drawn again, since their members are alike.
+
+    Args:
+        values: NaN is left out.
+        group: ``[N]``.
+        level: coverage.
+        draws: resamples.
+        seed: of the resamples.
+
+    Returns:
+        mean, low, high; NaN without a value.
+
+    Example:
+        >>> clustered_interval(np.array([1.0, 1.0, 3.0, 3.0]), np.array([0, 0, 1, 1]))
+        (2.0, 1.0, 3.0)
+    """
+    there = np.isfinite(values)
+    if not there.any():
+        return (float("nan"),) * 3
+    _, member = np.unique(group[there], return_inverse=True)
+    total, count = np.bincount(member, values[there]), np.bincount(member)
+    chosen = np.random.default_rng(seed).integers(0, len(total), (draws, len(total)))
+    means = total[chosen].sum(1) / count[chosen].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(values[there].mean()), float(low), float(high)
+
+
+def explained_variance(predicted: np.ndarray, true: np.ndarray) -> float:
+    r"""Share of the variance that a prediction explains, :math:`1 - \mathrm{MSE} / \mathrm{Var}`.
+
+    0 is the best constant, below it is worse. NaN without two known values, or where the truth never varies.
+    """
+    there = np.isfinite(predicted) & np.isfinite(true)
+    if there.sum() < 2 or np.ptp(true[there]) == 0:
+        return float("nan")
+    return float(1 - np.mean((predicted[there] - true[there]) ** 2) / np.var(true[there]))
+
+
+def beats(true: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """1 where the true action's prediction is nearer to what came, 0 where it is not, 1/2 where both are alike."""
+    better = np.where(true > random, 1.0, np.where(true < random, 0.0, 0.5))
+    return np.where(np.isfinite(true) & np.isfinite(random), better, np.nan)
+
+
+def by_unroll_step(found: Diagnosis) -> list[dict[str, Any]]:
+    """A row for each step of the unroll, with 95 % intervals over games; step 0 has a value only."""
+    rows: list[dict[str, Any]] = [{"step": 0} | _value_row(found, 0)]
+    for k in range(found.reward.shape[1]):
+        true, random = found.similar_true[:, k], found.similar_random[:, k]
+        share, low, high = clustered_interval(beats(true, random), found.group)
+        rows.append(
+            {
+                "step": k + 1,
+                "true action beats random": share,
+                "beats low": low,
+                "beats high": high,
+                "similarity, true action": _mean(true),
+                "similarity, random action": _mean(random),
+                "effect of the action": _mean(found.action_effect[:, k]),
+                "reward error": _mean(np.abs(found.reward[:, k] - found.reward_target[:, k])),
+                "error of reward 0": _mean(np.abs(found.reward_target[:, k])),
+                "reward explained": explained_variance(found.reward[:, k], found.reward_target[:, k]),
+            }
+            | _value_row(found, k + 1)
+        )
+    rows[0] = dict.fromkeys(rows[-1]) | rows[0]
+    return rows
+
+
+def _value_row(found: Diagnosis, k: int) -> dict[str, float]:
+    value, target = found.value[:, k], found.value_target[:, k]
+    return {
+        "value error": _mean(np.abs(value - target)),
+        "value explained": explained_variance(value, target),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def summary(found: Diagnosis) -> dict[str, Any]:
+    """The numbers that a person reads first; ``action`` ones after one step, with 95 % intervals over games."""
+    won = beats(found.similar_true[:, 0], found.similar_random[:, 0])
+    better, low, high = clustered_interval(won, found.group)
+    gain, gain_low, gain_high = clustered_interval(found.improvement, found.group)
+    uniform = np.log(found.legal)
+    return {
+        "positions": len(found.group),
+        "games": len(np.unique(found.group)),
+        "action/true_beats_random": better,
+        "action/interval": [low, high],
+        "action/effect": _mean(found.action_effect[:, 0]),
+        "reward/explained": explained_variance(found.reward[:, 0], found.reward_target[:, 0]),
+        "value/explained": explained_variance(found.value[:, 0], found.value_target[:, 0]),
+        "value/bias": _mean(found.value[:, 0] - found.value_target[:, 0]),
+        "policy/prior_entropy_share": _mean(found.prior_entropy / uniform),
+        "policy/search_entropy_share": _mean(found.search_entropy / uniform),
+        "search/divergence": _mean(found.divergence),
+        "search/improvement": gain,
+        "search/improvement_interval": [gain_low, gain_high],
+    }
