@@ -73,6 +73,9 @@ ATARI_ROWS: dict[str, AtariRow] = {
     "yars_revenge": AtariRow(_ALL, 3092.9, 54576.9, "shooter"),
 }
 
+#: Games whose scores are no part of the published tables; see above.
+THIRD_PARTY_SCORES = frozenset({"carnival", "pooyan"})
+
 _MAZE = ("alien", "amidar", "bank_heist", "ms_pacman", "wizard_of_wor")
 _SHOOTER = ("assault", "carnival", "centipede", "demon_attack", "phoenix")
 _DIVERSE_8 = (

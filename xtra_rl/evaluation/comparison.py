@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xtra_rl.evaluation.aggregates import mean, stratified_bootstrap
 from xtra_rl.evaluation.figures import (
     COLOURS,
     STEP_LABELS,
@@ -41,11 +42,8 @@ def bootstrap_interval(
         draws: resamples.
         seed: of the resamples.
     """
-    values = np.asarray(scores, np.float64)
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    interval = stratified_bootstrap(mean, {"scores": scores}, level=level, draws=draws, seed=seed)
+    return interval.low, interval.high
 
 
 @styled

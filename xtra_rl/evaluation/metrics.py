@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from xtra_rl.envs.scores import THIRD_PARTY_SCORES
+from xtra_rl.envs.tasks import get_task
 
 
 class TaskScore(NamedTuple):
@@ -45,3 +49,70 @@ def human_normalized(score: float, random: float, human: float) -> float:
     if human <= random:
         raise ValueError(f"human={human} must be above random={random}; check the order of the arguments")
     return (score - random) / (human - random)
+
+
+def human_normalized_scores(
+    scores: Mapping[str, Sequence[float]], *, third_party: bool = False
+) -> dict[str, list[float]]:
+    """:func:`human_normalized` for the runs of several tasks, with the scores of the task table.
+
+    Args:
+        scores: raw returns by task, one for each run.
+        third_party: also normalise ``carnival`` and ``pooyan``, whose human scores come from a table that published
+            results do not use.
+
+    Raises:
+        ValueError: if a task is unknown or has no published human score.
+
+    Example:
+        >>> human_normalized_scores({"pong": [-20.7, 14.6]})
+        {'pong': [0.0, 1.0]}
+    """
+    specs = {task: get_task(task) for task in scores}
+    unpublished = [
+        task
+        for task, spec in specs.items()
+        if None in (spec.random_score, spec.human_score)
+        or (spec.name in THIRD_PARTY_SCORES and not third_party)
+    ]
+    if unpublished:
+        raise ValueError(
+            f"scores have tasks without a published human score: {', '.join(unpublished)}; leave them out, or pass "
+            f"third_party=True for {' and '.join(sorted(THIRD_PARTY_SCORES))}"
+        )
+    return {
+        task: [human_normalized(run, specs[task].random_score, specs[task].human_score) for run in runs]  # type: ignore[arg-type]
+        for task, runs in scores.items()
+    }
+
+
+def efficientzero_normalized_scores(
+    scores: Mapping[str, Sequence[float]], efficientzero: Mapping[str, float]
+) -> dict[str, list[float]]:
+    r"""Scores in units of EfficientZero's mean score on the same task.
+
+    .. math:: s / \bar s_\mathrm{EfficientZero}
+
+    XTRA (arXiv:2210.10763), figure 1 and table 1. The reference is taken as exact: its own spread is in no interval
+    that is computed from the result.
+
+    Args:
+        scores: raw returns by task, one for each run.
+        efficientzero: EfficientZero's mean return by task, or that of any other baseline; further tasks are ignored.
+
+    Raises:
+        ValueError: if the baseline lacks a task, or its score is not positive.
+
+    Example:
+        >>> efficientzero_normalized_scores({"assault": [1294.6]}, {"assault": 1027.1})["assault"]  # XTRA, table 1
+        [1.26...]
+    """
+    for task in scores:
+        reference = efficientzero.get(task)
+        if reference is None:
+            raise ValueError(f"efficientzero has no score for {task!r}; it has {', '.join(efficientzero)}")
+        if not (math.isfinite(reference) and reference > 0):
+            raise ValueError(
+                f"efficientzero[{task!r}]={reference} must be positive to be a unit; leave the task out"
+            )
+    return {task: [run / efficientzero[task] for run in runs] for task, runs in scores.items()}
