@@ -30,9 +30,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
-    """Every test starts from the same global random state, so that a failure can be repeated."""
+def _isolated():
+    """Every test starts from the same global random state and leaves one thread, so that a failure can be repeated."""
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
