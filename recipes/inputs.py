@@ -12,7 +12,7 @@ from xtra_rl.data import TrajectoryDataset
 from xtra_rl.data.manifest import fingerprint, read_manifest
 from xtra_rl.recipes import common
 from xtra_rl.training.model_files import load_model_weights
-from xtra_rl.training.pipeline import ArtifactKind, Pipeline
+from xtra_rl.training.pipeline import ArtifactKind, MissingArtifact, Pipeline, locked
 
 Annotated = dict[str, tuple[Path, dict[str, Any]]]
 """Datasets by task, with the provenance of their annotation; empty where there is none."""
@@ -39,9 +39,11 @@ class Inputs:
     Args:
         cfg: of any recipe; ``datasets``, ``teachers`` and ``student`` give inputs by path, ``artifacts`` is where the
             others are looked for and built, with the recipe's own scale.
+        build: False looks only: what is missing raises :class:`~xtra_rl.training.pipeline.MissingArtifact`, and
+            nothing is announced.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, *, build: bool = True) -> None:
         # Runs of every seed share one set of inputs, as in the paper.
         self.cfg = OmegaConf.merge(cfg, {"seed": cfg.artifact_seed})
         common.check_resume(cfg)
@@ -49,14 +51,15 @@ class Inputs:
         if cfg.resume == "never":
             # A new folder: nothing that exists is reused, and nothing is deleted.
             root = root / f"anew-{datetime.now():%Y%m%d-%H%M%S}"
-        self.pipeline = Pipeline(root, cfg.scale)
+        self.pipeline = Pipeline(root, cfg.scale, build=build)
+        self._announce = common.say if build else lambda text: None
         self._resolved: dict[tuple[str, str], Path] = {}
         self._datasets = {TrajectoryDataset(path).task: path for path in cfg.datasets}
         self._teachers = {load_model_weights(path).metadata["tasks"][0]: path for path in cfg.teachers}
 
     def _resolve(self, kind: ArtifactKind, name: str, **how: Any) -> Path:
         if (kind, name) not in self._resolved:
-            self._resolved[kind, name] = self.pipeline.resolve(kind, name, announce=common.say, **how)
+            self._resolved[kind, name] = self.pipeline.resolve(kind, name, announce=self._announce, **how)
         return self._resolved[kind, name]
 
     def _key(self, *sections: str, **more: Any) -> dict[str, Any]:
@@ -97,10 +100,17 @@ class Inputs:
 
     def annotated(self, task: str) -> tuple[Path, dict[str, Any]]:
         """Dataset of a task with its teacher's predictions beside it, and their provenance."""
-        from xtra_rl.recipes.train_teacher import annotate
+        from xtra_rl.recipes.train_teacher import annotate, annotation_of, is_annotated
 
         dataset, teacher = self.dataset(task), self.teacher(task)
-        return dataset, annotate(self.cfg, task, dataset, teacher)
+        provenance = annotation_of(self.cfg, teacher)
+        if is_annotated(dataset, provenance):
+            return dataset, provenance
+        if not self.pipeline.builds:
+            raise MissingArtifact(f"dataset {task}: {dataset} has no predictions of {teacher}")
+        waiting = f"dataset {task}: waiting for another process that is annotating it"
+        with locked(dataset / ".annotation.lock", lambda: self._announce(waiting)):
+            return dataset, annotate(self.cfg, task, dataset, teacher)
 
     def student(self) -> Path:
         """Student of the cross tasks."""

@@ -47,14 +47,26 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
         save(path)
 
 
-def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, Any]:
-    """Store the teacher's policy and value beside the data, unless they are there; returns their provenance."""
+def annotation_of(cfg: DictConfig, teacher: Path) -> dict[str, Any]:
+    """Provenance of what a teacher says about a dataset."""
     provenance: dict[str, Any] = {"teacher": path_sha256(teacher), "annotation": cfg.teacher.annotation}
     if cfg.teacher.annotation == "search":
         provenance["search"] = common.search_settings(cfg)
+    return provenance
+
+
+def is_annotated(dataset: Path, provenance: dict[str, Any]) -> bool:
+    """Whether the columns of that provenance are beside the data."""
     data = TrajectoryDataset(dataset)
-    if all(data.has_column(name, provenance=provenance) for name in build.TEACHER_COLUMNS):
+    return all(data.has_column(name, provenance=provenance) for name in build.TEACHER_COLUMNS)
+
+
+def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[str, Any]:
+    """Store the teacher's policy and value beside the data, unless they are there; returns their provenance."""
+    provenance = annotation_of(cfg, teacher)
+    if is_annotated(dataset, provenance):
         return provenance
+    data = TrajectoryDataset(dataset)
     model, _ = build.load_model(cfg, teacher)
     planner = build.planner(cfg, model, "annotate", task)
     mask = get_task(task).action_mask.to(common.device_of(cfg))

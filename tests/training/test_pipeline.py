@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from xtra_rl.training.pipeline import Artifact, Pipeline
+from xtra_rl.training.pipeline import Artifact, MissingArtifact, Pipeline
 
 
 class Builder:
@@ -176,6 +176,18 @@ def test_a_crash_at_the_last_move_leaves_nothing_that_looks_finished(tmp_path, s
     with pytest.raises(OSError, match="power cut"):
         resolve(tmp_path, said, Builder())
     assert not list((tmp_path / "datasets").glob("pong-*"))
+
+
+def test_a_pipeline_that_only_looks_builds_nothing(tmp_path, said):
+    builder, key = Builder(), {"episodes": 4}
+    how = {"key": key, "build": builder, "announce": said.append}
+    looking = Pipeline(tmp_path, "smoke", build=False)
+    with pytest.raises(MissingArtifact, match="dataset pong: there is no .*pong-"):
+        looking.resolve("dataset", "pong", **how)
+    assert not any(tmp_path.iterdir())
+    path = resolve(tmp_path, said, builder, key=key)
+    assert looking.resolve("dataset", "pong", **how) == path
+    assert len(builder.paths) == 1
 
 
 def test_an_unknown_kind_is_named(tmp_path):

@@ -35,12 +35,17 @@ class Artifact:
     path: Path
 
 
+class MissingArtifact(LookupError):
+    """Something that would have to be built first."""
+
+
 class Pipeline:
     """Resolve the inputs of a recipe inside one artifact folder.
 
     Args:
         root: the artifact folder; holds ``datasets/``, ``teachers/`` and ``students/``.
         scale: name of the scale; part of what makes an artifact, and of the announcements.
+        build: whether what is missing is built; :class:`MissingArtifact` is raised otherwise.
 
     Example:
         >>> import tempfile
@@ -54,9 +59,10 @@ class Pipeline:
         ['artifact.json', 'episodes.bin']
     """
 
-    def __init__(self, root: str | os.PathLike[str], scale: str) -> None:
+    def __init__(self, root: str | os.PathLike[str], scale: str, *, build: bool = True) -> None:
         self.root = Path(root)
         self.scale = scale
+        self.builds = build
         self.resolved: list[Artifact] = []
 
     def resolve(
@@ -83,6 +89,7 @@ class Pipeline:
 
         Raises:
             ValueError: if ``given`` does not exist or is another kind of artifact.
+            MissingArtifact: if it would have to be built, and this pipeline does not build.
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is unknown; known kinds: {', '.join(KINDS)}")
@@ -114,13 +121,15 @@ class Pipeline:
         if _is_complete(path, key):
             announce(f"{kind} {name}: reusing {path}")
             return path
+        if not self.builds:
+            raise MissingArtifact(f"{kind} {name}: there is no {path}")
         if path.exists():
             raise ValueError(
                 f"{kind} {name}: {str(path)!r} exists but is not a finished {kind} ({DESCRIPTION} is "
                 "missing or of other settings); move it away, or pass the path of a finished one"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{path.name}.lock"), lambda: announce(_waiting(kind, name))):
+        with locked(path.with_name(f".{path.name}.lock"), lambda: announce(_waiting(kind, name))):
             if _is_complete(path, key):
                 announce(f"{kind} {name}: reusing {path}, which another process has just built")
                 return path
@@ -195,7 +204,7 @@ def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
 
 
 @contextlib.contextmanager
-def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold a lock that the operating system releases when the process ends, however it ends."""
     with open(path, "w") as file:
         if fcntl is not None:
