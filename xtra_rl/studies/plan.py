@@ -40,8 +40,10 @@ class PlannedRun:
         system: name of its :class:`System`.
         target: canonical name of the game.
         seed: of the run.
-        overrides: the whole command line behind the recipe's name, in order.
-        run_dir: relative to the study's folder.
+        overrides: the whole command line behind the recipe's name, in order, but for where the run lies and what it
+            runs on (``run_dir``, ``artifacts``, ``device``, ``threads``).
+        run_dir: relative to the study's folder. Two systems that are the same at a scale share it, and runs that
+            another experiment has too lie in that one's folder, beside this one.
     """
 
     system: str
