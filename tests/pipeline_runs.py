@@ -18,12 +18,12 @@ SHORT = (
 )  # fmt: skip
 
 
-def command_line(folder, *arguments, recipe="xtra_finetune"):
+def command_line(folder, *arguments, recipe="xtra_finetune", timeout=300):
     """A recipe as a user starts it, in ``folder``."""
     environment = {**os.environ, "WANDB_MODE": "disabled"}
     return subprocess.run(
         [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""The recipes that a user can start."""
+"""The recipes that a user can start, and the experiments that there are studies of."""
+
+from pathlib import Path
 
 RECIPES = (
     "collect_offline",
@@ -9,4 +11,8 @@ RECIPES = (
     "xtra_finetune",
     "evaluate",
     "diagnose",
+    "study",
 )
+
+EXPERIMENT_FILES = sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml"))
+EXPERIMENTS = [path.stem for path in EXPERIMENT_FILES]

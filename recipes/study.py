@@ -1,0 +1,185 @@
+"""All runs of a table or a figure of the paper: planned, priced, run side by side, resumed, scored.
+
+What runs share (datasets, teachers, students) is built once, before them. Every run is a process of its own with a log
+in its directory; one that crashes is listed at the end and stops nobody else. Ctrl-C and SIGTERM let all runs save;
+the same command goes on. Commands:
+
+    python recipes/study.py experiment=table1 scale=smoke seeds=2 targets=[assault] plan_only=true
+    python recipes/study.py experiment=table1 scale=laptop seeds=2 targets=[assault,alien] parallel=2 threads=1
+    python recipes/study.py experiment=figure7 scale=paper device=cuda logger=[csv,wandb]
+    CUDA_VISIBLE_DEVICES=1 python recipes/study.py experiment=table1 scale=paper shard=2/4
+    python recipes/study.py -m hydra/launcher=joblib experiment=table1 scale=laptop shard=1/2,2/2
+    python recipes/study.py -m hydra/launcher=submitit_slurm experiment=table1 scale=paper shard=1/4,2/4,3/4,4/4
+
+Launchers: pip install -c constraints.txt -e ".[launchers]". Exit status: 0; 1 if a run failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from xtra_rl.envs import get_task
+from xtra_rl.evaluation.report import format_table
+from xtra_rl.recipes import common
+from xtra_rl.recipes.costs import CONFIGS, compose_run, cost_table, settings
+from xtra_rl.recipes.shared_inputs import SharedInput, inputs_of
+from xtra_rl.studies import PlannedRun, Study, System, planning, write_study
+from xtra_rl.studies.jobs import Job, Outcome, run_jobs
+from xtra_rl.studies.status import check_same_plan, path_of, planned_run, problem_of, score_rows, status_of
+from xtra_rl.training.progress import progress
+
+#: Keys that this recipe gives to every run itself; all others are handed on as they are.
+_OWN = ("experiment", "scale", "seeds", "targets", "systems", "run_dir", "artifacts", "device", "threads")
+_OWN += ("parallel", "shard", "plan_only", "estimate", "resume")
+
+
+def plan(cfg: DictConfig, given: Sequence[str]) -> Study:
+    """The study that the config asks for; ``given`` are overrides of every run."""
+    files = sorted((CONFIGS / "experiment").glob("*.yaml"))
+    experiments: dict[str, Any] = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in files}
+    if own := [text for text in given if text.startswith(("target=", "seed="))]:
+        raise ValueError(f"{own[0]} is of one run; a study has targets=[...] and seeds=...")
+    if isinstance(cfg.seeds, int) and cfg.seeds < 1:
+        raise ValueError(f"seeds is {cfg.seeds}; expected how many, or a list")
+    if cfg.resume != "auto":
+        raise ValueError(
+            f"resume is {cfg.resume!r}; a study goes on where it was left: move its folder away to begin it anew"
+        )
+    if "experiment" not in cfg:
+        raise ValueError(f"experiment is not given; expected one of {', '.join(experiments)}")
+
+    def settings_of(system: System) -> dict[str, Any]:
+        return settings(system.recipe, (f"scale={cfg.scale}", *system.overrides))
+
+    members = planning.members_of(cfg.experiment.name, experiments, settings_of, given)
+    if cfg.systems is not None:
+        known = [member.system.name for member in members]
+        if unknown := [name for name in cfg.systems if name not in known]:
+            raise ValueError(f"systems has {unknown[0]!r}; {cfg.experiment.name} has {', '.join(known)}")
+        members = [member for member in members if member.system.name in cfg.systems]
+    return planning.plan_study(
+        common.plain(cfg.experiment),
+        members,
+        scale=cfg.scale,
+        seeds=range(cfg.seeds) if isinstance(cfg.seeds, int) else sorted(set(cfg.seeds)),
+        targets=list(dict.fromkeys(get_task(name).name for name in cfg.targets)) if cfg.targets else None,
+    )
+
+
+def shared_inputs(cfg: DictConfig, study: Study, runs: Sequence[PlannedRun]) -> dict[str, list[SharedInput]]:
+    """What each run is built on, by its directory."""
+
+    @cache
+    def needed(system: str, target: str) -> list[SharedInput]:
+        run = next(run for run in runs if (run.system, run.target) == (system, target))
+        overrides = planning.merge_overrides(run.overrides, [f"artifacts={cfg.artifacts}"])
+        recipe = study.system(system).recipe
+        return inputs_of(recipe, compose_run(recipe, overrides), overrides)
+
+    return {run.run_dir: needed(run.system, run.target) for run in runs}
+
+
+def make_jobs(
+    cfg: DictConfig, folder: Path, study: Study, runs: Sequence[PlannedRun], inputs: dict[str, list[SharedInput]],
+    missing: Sequence[SharedInput],
+) -> list[Job]:  # fmt: skip
+    """A job for each input that is missing and for each run that is not finished."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = cfg.threads or max(1, cores // cfg.parallel)
+    places = [f"artifacts={cfg.artifacts}", f"device={cfg.device}", f"threads={threads}"]
+
+    def command(recipe: str, overrides: Sequence[str], *more: str) -> tuple[str, ...]:
+        script = Path(__file__).resolve().with_name(f"{recipe}.py")
+        return (sys.executable, str(script), *planning.merge_overrides(overrides, places, more))
+
+    jobs = [
+        Job(
+            each.name,
+            command(each.recipe, each.arguments),
+            folder / "inputs" / f"{each.name}.txt",
+            each.after,
+        )
+        for each in missing
+    ]
+    for run in runs:
+        if status_of(planned_run(folder, run)) == "finished":
+            continue
+        path = path_of(folder, run)
+        line = command(study.system(run.system).recipe, run.overrides, f"run_dir={path}")
+        after = tuple(each.name for each in inputs[run.run_dir])
+
+        def check(run: PlannedRun = run) -> str | None:
+            return problem_of(planned_run(folder, run))
+
+        jobs.append(Job(f"{run.system} {run.target} seed {run.seed}", line, path / "log.txt", after, check))
+    return jobs
+
+
+def work_off(cfg: DictConfig, jobs: Sequence[Job]) -> list[Outcome]:
+    """Run jobs behind a progress bar; returns those that failed."""
+    with progress(len(jobs), description="study", unit="job") as bar:
+
+        def ended(outcome: Outcome) -> None:
+            result = f"failed: {outcome.problem}" if outcome.problem else f"done in {outcome.seconds:.0f} s"
+            common.say(f"{outcome.job.name}: {result}")
+            bar.update()
+
+        def started(job: Job) -> None:
+            common.say(f"{job.name}: started, log {job.log}")
+
+        outcomes = run_jobs(jobs, parallel=cfg.parallel, on_start=started, on_end=ended)
+    return [outcome for outcome in outcomes if outcome.problem]
+
+
+def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
+    """Plan, print, run what is missing, print scores; returns the jobs that failed."""
+    planned = plan(cfg, given)
+    folder = Path(cfg.run_dir or f"studies/{planned.experiment}-{planned.scale}")
+    check_same_plan(folder, planned)
+    write_study(folder, planned)
+    runs = planning.shard_of(planning.distinct_runs(planned), cfg.shard)
+    inputs = shared_inputs(cfg, planned, runs)
+    every = {each.name: each for needed in inputs.values() for each in needed}
+    there = {name: (each, each.is_there()) for name, each in every.items()}
+    common.say(cost_table(cfg, folder, planned, runs, list(there.values())))
+    if cfg.plan_only:
+        return []
+
+    missing = [each for each, is_there in there.values() if not is_there]
+    # Parts of a study begin with different inputs; one that another part is building is waited for.
+    number, count = planning.parse_shard(cfg.shard)
+    first = len(missing) * (number - 1) // count
+    jobs = make_jobs(cfg, folder, planned, runs, inputs, missing[first:] + missing[:first])
+    failed = work_off(cfg, jobs) if jobs else []
+
+    scores = score_rows(planned, [(run, planned_run(folder, run)) for run in planned.runs])
+    common.say(
+        f"\nmean return over the seeds that are finished\n{format_table(scores)}\n\nstudy     {folder}"
+    )
+    for outcome in failed:
+        common.say(f"failed    {outcome.job.name}: {outcome.problem}\n          log {outcome.job.log}")
+    return failed
+
+
+@hydra.main(config_path="../configs", config_name="study", version_base="1.3")
+@common.friendly
+def main(cfg: DictConfig) -> None:
+    failed = study(cfg, [text for text in HydraConfig.get().overrides.task if text.split("=")[0] not in _OWN])
+    if failed and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise RuntimeError(f"{len(failed)} jobs of shard {cfg.shard} failed")  # the other parts still run
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    common.launch(main)
