@@ -125,7 +125,7 @@ def make_jobs(
     return jobs
 
 
-def work_off(cfg: DictConfig, jobs: Sequence[Job]) -> list[Outcome]:
+def run_all(cfg: DictConfig, jobs: Sequence[Job]) -> list[Outcome]:
     """Run jobs behind a progress bar; returns those that failed."""
     with progress(len(jobs), description="study", unit="job") as bar:
 
@@ -160,7 +160,7 @@ def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
     number, count = planning.parse_shard(cfg.shard)
     first = len(missing) * (number - 1) // count
     jobs = make_jobs(cfg, folder, planned, runs, inputs, missing[first:] + missing[:first])
-    failed = work_off(cfg, jobs) if jobs else []
+    failed = run_all(cfg, jobs) if jobs else []
 
     scores = score_rows(planned, [(run, planned_run(folder, run)) for run in planned.runs])
     common.say(
