@@ -308,12 +308,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def shared_legend(figure: Figure) -> None:
-    """One legend beside all panels, where it never covers a curve."""
+def shared_legend(figure: Figure, *, below: int | None = None) -> None:
+    """One legend beside all panels, or below them in so many columns, where it never covers a curve."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             handles.setdefault(label, handle)
     if handles:
-        place: Any = "outside right upper"
-        figure.legend(handles.values(), handles.keys(), loc=place)
+        place: Any = "outside lower left" if below else "outside right upper"
+        figure.legend(handles.values(), handles.keys(), loc=place, ncols=below or 1)
