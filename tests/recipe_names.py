@@ -16,3 +16,6 @@ RECIPES = (
 
 EXPERIMENT_FILES = sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml"))
 EXPERIMENTS = [path.stem for path in EXPERIMENT_FILES]
+
+#: Recipes with arguments of their own instead of a config.
+PLAIN_RECIPES = ("report",)

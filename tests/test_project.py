@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipe_names import RECIPES
+from recipe_names import PLAIN_RECIPES, RECIPES
 
 import xtra_rl
 
@@ -48,6 +48,9 @@ def test_readme_s_commands_name_files_and_keys_that_exist(config):
     commands = re.findall(r"python recipes/(\w+)\.py([^#\n]*)", shell)
     assert len(commands) >= 7
     for recipe, arguments in commands:
+        if recipe in PLAIN_RECIPES:
+            importlib.import_module(f"xtra_rl.recipes.{recipe}").parser().parse_args(arguments.split())
+            continue
         overrides = [
             word for word in arguments.split() if "=" in word and not word.startswith(("--", "hydra/"))
         ]
@@ -77,12 +80,12 @@ def test_library_does_not_print_import_recipes_or_read_configs():
         assert not re.search(r"(import|from) (hydra|omegaconf)|xtra_rl\.recipes|xtra_rl\.configs", text), path
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, *PLAIN_RECIPES])
 def test_recipes_are_short(recipe):
     assert len((ROOT / "recipes" / f"{recipe}.py").read_text().splitlines()) <= 200
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, *PLAIN_RECIPES])
 def test_recipes_load_the_package_before_pytorch(recipe):
     """What ``xtra_rl`` sets for OpenMP is read when PyTorch is loaded."""
     body = ast.parse((ROOT / "recipes" / f"{recipe}.py").read_text()).body

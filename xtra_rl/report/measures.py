@@ -1,0 +1,212 @@
+"""Numbers of a study with their intervals: cells, what they are read against, scores made comparable between games."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xtra_rl.envs.scores import THIRD_PARTY_SCORES
+from xtra_rl.envs.tasks import get_task
+from xtra_rl.evaluation import aggregates
+from xtra_rl.evaluation.metrics import efficientzero_normalized_scores, human_normalized_scores
+from xtra_rl.report.collect import Group
+from xtra_rl.runs.record import Run
+from xtra_rl.studies.plan import System
+
+BASELINES = ("random", "constant", "untrained")
+DRAWS = 2000
+STATISTICS: dict[str, aggregates.Statistic] = {
+    "mean": aggregates.mean,
+    "median": aggregates.median,
+    "interquartile mean": aggregates.interquartile_mean,
+    "optimality gap": aggregates.optimality_gap,
+}
+
+
+class Measured(NamedTuple):
+    """Mean over seeds with its 95 % bootstrap interval; one seed has none (NaN).
+
+    ``seeds`` is their number; each is the mean of its episodes.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def measured(values: Sequence[float]) -> Measured | None:
+    """Mean and interval of some seeds; ``None`` without any.
+
+    Example:
+        >>> measured([4.0])
+        Measured(mean=4.0, low=nan, high=nan, seeds=1)
+        >>> measured([2.0, 2.0, 2.0])
+        Measured(mean=2.0, low=2.0, high=2.0, seeds=3)
+    """
+    return aggregate(aggregates.mean, {"seeds": values}) if values else None
+
+
+def score_row(measured: Measured | None, **names: Any) -> dict[str, Any]:
+    """The numbers for a CSV file; what was not measured is empty."""
+    if measured is None:
+        return {**names, "mean": None, "low": None, "high": None, "seeds": 0}
+    low, high = (value if math.isfinite(value) else None for value in (measured.low, measured.high))
+    return {**names, "mean": measured.mean, "low": low, "high": high, "seeds": measured.seeds}
+
+
+def of_system(group: Group, system: str, target: str) -> Measured | None:
+    """A cell: mean over the seeds that count."""
+    return measured(list(group.scores(system, target).values()))
+
+
+def baseline(group: Group, name: str, target: str) -> Measured | None:
+    """A baseline on a game: mean over the runs that measured it. Those of one seed play the same games."""
+    by_seed: dict[int, list[float]] = {}
+    for run in group.counted():
+        value = (run.summary.get("baselines") or {}).get(name)
+        if run.target == target and value is not None:
+            by_seed.setdefault(run.summary["seed"], []).append(value)
+    return measured([float(np.mean(values)) for values in by_seed.values()])
+
+
+def at_start(group: Group, system: str, target: str) -> Measured | None:
+    """Scores before the first env step: of a pretrained system its zero-shot play."""
+    returns = [start_returns(run, group.mode) for run in group.cells.get((system, target), ())]
+    return measured([float(np.mean(episodes)) for episodes in returns if episodes])
+
+
+def start_returns(run: Run, mode: str) -> list[float]:
+    """Episodes of a pretrained model on a game it has not seen; empty for a run that starts from nothing."""
+    cloned = run.config.get("behaviour_cloning")
+    pretrained = run.summary["recipe"] == "xtra_finetune" and run.config.get("pretrained") is True
+    pretrained |= (
+        run.summary["recipe"] == "behaviour_cloning"
+        and isinstance(cloned, Mapping)
+        and cloned.get("pretrain") is True
+    )
+    return list((run.summary.get("start/returns") or {}).get(mode, ())) if pretrained else []
+
+
+Scores = Mapping[str, Sequence[float]]
+Normalise = Callable[[Scores], dict[str, list[float]]]
+"""Makes scores by game comparable; games for which that is not defined are left out."""
+
+
+def statistics_of(way: str) -> dict[str, aggregates.Statistic]:
+    """What is worth saying of scores normalised that way: a gap to 1 is one to a human tester or to nothing."""
+    gap = {"optimality gap"} if way != "human-normalised" else set()
+    return {name: statistic for name, statistic in STATISTICS.items() if name not in gap}
+
+
+def normalisations(group: Group) -> dict[str, Normalise]:
+    """How scores are made comparable between games, by the name of the way.
+
+    ``human-normalised`` has random play at 0 and a human tester at 1. ``relative to ...`` has the study's own
+    :func:`reference` at 1, as the paper's "EfficientZero-normalised" scores have; games on which the
+    reference's mean is not positive are left out.
+    """
+    first = reference(group)
+    means = {target: float(np.mean(values)) for target, values in group.by_task(first.name).items()}
+    ways = {"human-normalised": human, f"relative to {first.label}": in_units_of(means)}
+    return {name: way for name, way in ways.items() if way(dict.fromkeys(group.study.targets, [0.0]))}
+
+
+def human(scores: Scores) -> dict[str, list[float]]:
+    """Human-normalised scores; Carnival, Pooyan and tasks of the user's own have none that are published.
+
+    Example:
+        >>> human({"pong": [-20.7, 14.6], "carnival": [100.0]})
+        {'pong': [0.0, 1.0]}
+    """
+    return human_normalized_scores({task: scores[task] for task in scores if has_human_score(task)})
+
+
+def in_units_of(means: Mapping[str, float]) -> Normalise:
+    """Scores over a baseline's mean on the same game.
+
+    Example:
+        >>> in_units_of({"alien": 50.0, "hero": 0.0})({"alien": [100.0], "hero": [1.0], "mine": [1.0]})
+        {'alien': [2.0]}
+    """
+    positive = {task: mean for task, mean in means.items() if mean > 0}
+
+    def normalise(scores: Scores) -> dict[str, list[float]]:
+        return efficientzero_normalized_scores({t: v for t, v in scores.items() if t in positive}, positive)
+
+    return normalise
+
+
+def has_human_score(task: str) -> bool:
+    """Whether published work has a human score of a game."""
+    try:
+        spec = get_task(task)
+    except ValueError:
+        return False
+    return spec.name not in THIRD_PARTY_SCORES and None not in (spec.random_score, spec.human_score)
+
+
+def aggregate(statistic: aggregates.Statistic, *scores: Scores) -> Measured:
+    """A statistic over games with its interval over seeds; ``seeds`` is the lowest number of seeds of a game.
+
+    There is no interval where a game has a single seed, or a draw for which the statistic is not defined.
+    """
+    count = min(len(values) for one in scores for values in one.values())
+    if count > 1:
+        try:
+            interval = aggregates.stratified_bootstrap(statistic, *scores, draws=DRAWS)
+            return Measured(*interval, count)
+        except ValueError:  # A ratio to a mean that is not positive in some draw.
+            pass
+    return Measured(float(statistic(*scores)), math.nan, math.nan, count)
+
+
+def complete(games_of: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Games of the system that has most of them, and the systems that have all of these.
+
+    An average over games says nothing beside one over other games.
+
+    Example:
+        >>> complete({"a": ["alien"], "b": ["alien", "hero"], "c": ["hero", "alien"]})
+        (['alien', 'hero'], ['b', 'c'])
+    """
+    games = max(games_of.values(), key=len, default=[])
+    return list(games), [name for name, own in games_of.items() if games and set(games) <= set(own)]
+
+
+def reference(group: Group) -> System:
+    """The system that the others are compared with: the paper's baseline if the study has it, else its first system."""
+    for name in ("efficientzero", "efficientzero_l"):
+        for system in group.study.systems:
+            if system.published == name:
+                return system
+    return group.study.systems[0]
+
+
+def improvement(group: Group, system: str, target: str) -> Measured | None:
+    """Relative gain over the reference, ``(mean - reference) / reference``, intervals over the seeds of both.
+
+    ``None`` where one of them has no runs, or the reference's mean is not positive. The paper's Figure 14.
+    """
+    ours = list(group.scores(system, target).values())
+    base = list(group.scores(reference(group).name, target).values())
+    if not ours or not base or np.mean(base) <= 0:
+        return None
+    return aggregate(aggregates.relative_improvement, {target: ours}, {target: base})
+
+
+def game_title(target: str) -> str:
+    """Name of a game for a reader.
+
+    Example:
+        >>> game_title("ms_pacman")
+        'Ms Pacman'
+    """
+    try:
+        name = get_task(target).name
+    except ValueError:
+        name = target
+    return " ".join(word.capitalize() for word in name.split("_"))

@@ -1,0 +1,105 @@
+"""Runs without a plan, sorted as if there had been one: a study for each scale, made from what the runs say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from xtra_rl.runs.record import Run
+from xtra_rl.runs.settings import variant_of
+from xtra_rl.studies.plan import PlannedRun, Study, System
+
+#: The paper's columns that variants redraw.
+_PUBLISHED = {
+    "xtra_finetune": "xtra",
+    "xtra_finetune no_cross_task": "no_cross_task",
+    "xtra_finetune no_pretrained": "no_pretraining",
+    "xtra_finetune no_task_weights": "no_task_weights",
+    "xtra_finetune no_pretrained no_cross_task": "efficientzero",
+    "xtra_finetune no_pretrained no_cross_task large": "efficientzero_l",
+    "behaviour_cloning": "bc_finetuned",
+}
+
+#: What a reader sees for the variants of ``xtra_finetune``, and for the other recipes that play a game.
+_LABELS = {
+    "xtra_finetune": "XTRA",
+    "xtra_finetune no_cross_task": "XTRA, no cross-task",
+    "xtra_finetune no_pretrained": "XTRA, no pretraining",
+    "xtra_finetune no_task_weights": "XTRA, no task weights",
+    "xtra_finetune no_pretrained no_cross_task": "EfficientZero",
+    "xtra_finetune no_pretrained no_cross_task large": "EfficientZero-L",
+    "behaviour_cloning": "Behaviour cloning",
+    "evaluate": "Evaluation of a model",
+}
+
+
+def study_of_runs(runs: Sequence[Run]) -> Iterator[tuple[Study, list[Run]]]:
+    """A study for each scale, with the runs that it does not plan: broken ones, and those without a single game.
+
+    A seed that one of its systems has on some game, and another has not, is planned for both.
+    """
+    scales = dict.fromkeys(str(run.config.get("scale", "unknown")) for run in runs)
+    for scale in scales:
+        members = [run for run in runs if str(run.config.get("scale", "unknown")) == scale]
+        placed = [run for run in members if not run.problem and run.target is not None]
+        rest = [run for run in members if run not in placed]
+        yield _study(scale, placed), rest
+
+
+def _study(scale: str, runs: Sequence[Run]) -> Study:
+    systems: dict[str, System] = {}
+    planned: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs:
+        system = _system_of(run)
+        systems.setdefault(system.name, system)
+        target, seed = str(run.target), _seed(run)
+        plan = PlannedRun(system.name, target, seed, (), str(run.path))
+        planned.setdefault((system.name, target), []).append(plan)
+    seeds = tuple(sorted({_seed(run) for run in runs}))
+    for (name, target), plans in planned.items():
+        missing = set(seeds) - {plan.seed for plan in plans}
+        plans += [PlannedRun(name, target, seed, (), "") for seed in sorted(missing)]
+    # What the others are compared with comes first.
+    order = sorted(systems.values(), key=lambda system: (not system.label.startswith("EfficientZero"),))
+    return Study(
+        experiment=f"runs-{scale}",
+        title=f"Runs at scale {scale}",
+        scale=scale,
+        tables=_tables(runs),
+        figures=(),
+        systems=tuple(order),
+        targets=tuple(sorted({str(run.target) for run in runs})),
+        seeds=seeds,
+        runs=tuple(plan for plans in planned.values() for plan in plans),
+    )
+
+
+def _seed(run: Run) -> int:
+    seed = run.summary.get("seed", run.config.get("seed"))
+    return seed if isinstance(seed, int) else 0
+
+
+def _blocks(run: Run) -> int:
+    model = run.config.get("model")
+    blocks = model.get("num_blocks") if isinstance(model, Mapping) else None
+    return blocks if isinstance(blocks, int) else 1
+
+
+def _tables(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Tables of the paper that runs can stand in, by the games that they were pretrained on."""
+    diverse = any(str(run.config.get("task_set")).startswith("diverse") for run in runs)
+    return ("table2", "table6", "table7") if diverse else ("table1", "table3")
+
+
+def _system_of(run: Run) -> System:
+    """The recipe and what was switched off in it."""
+    recipe = str(run.manifest.get("recipe"))
+    cloning = run.config.get("behaviour_cloning")
+    variant = variant_of(run.config) if recipe == "xtra_finetune" else None
+    if recipe == "behaviour_cloning" and isinstance(cloning, Mapping) and cloning.get("pretrain") is False:
+        variant = "no_pretrain"
+    # The paper's EfficientZero has one residual block a stage, EfficientZero-L has XTRA's four.
+    if variant == "no_pretrained no_cross_task" and _blocks(run) > 1:
+        variant += " large"
+    name = " ".join(part for part in (recipe, variant) if part)
+    label = _LABELS.get(name) or f"{_LABELS.get(recipe, recipe)}, {str(variant).replace('_', ' ')}"
+    return System(name, label, recipe, published=_PUBLISHED.get(name))
