@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -11,7 +11,6 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
-from xtra_rl.search.base_planner import SearchPlanner
 from xtra_rl.training.progress import progress
 
 #: Names in the log of what a planner may say about its search.
@@ -22,15 +21,31 @@ _SEARCH_METRICS = {
 }
 
 
+class Planner(Protocol):
+    """What acts: a search planner, a :class:`~xtra_rl.models.RainbowPolicy`, your own."""
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase: ...
+
+    def set_train_step(self, train_step: int) -> None: ...
+
+    def rng_state(self) -> Tensor: ...
+
+    def set_rng_state(self, state: Tensor) -> None: ...
+
+
 class Decision(NamedTuple):
     """What a planner said about one step of all environments: with it the step can be taken again."""
 
     action: Tensor
     """``[N]`` int64."""
-    search_policy: Tensor
-    """``[N, A]`` float32."""
-    search_value: Tensor
-    """``[N]`` float32."""
+    search_policy: Tensor | None = None
+    """``[N, A]`` float32, of a planner that searches."""
+    search_value: Tensor | None = None
+    """``[N]`` float32, of a planner that searches."""
+
+    def known(self) -> dict[str, Tensor]:
+        """What was said, by name."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
 
 
 class Recording:
@@ -46,10 +61,10 @@ class Recording:
     def append(self, decision: Decision) -> None:
         """Add a step."""
         if not self._columns:
-            self._columns = [part.new_empty(1024, *part.shape) for part in decision]
+            self._columns = [part.new_empty(1024, *part.shape) for part in decision.known().values()]
         if self._length == len(self._columns[0]):
             self._columns = [torch.cat([column, torch.empty_like(column)]) for column in self._columns]
-        for column, part in zip(self._columns, decision, strict=True):
+        for column, part in zip(self._columns, decision.known().values(), strict=True):
             column[self._length] = part
         self._length += 1
 
@@ -70,14 +85,14 @@ class Actor:
 
     Args:
         env: from :func:`~xtra_rl.envs.make_env`, batch ``[N]``.
-        planner: reads ``observation`` and ``action_mask``, writes ``action`` and ``("search", ...)``.
+        planner: reads ``observation`` and ``action_mask``, writes ``action`` and, if it searches, ``("search", ...)``.
         buffer: replay with N columns.
 
     Attributes:
         env_steps: agent steps taken in all environments together.
     """
 
-    def __init__(self, env: EnvBase, planner: SearchPlanner, buffer: TrajectoryReplayBuffer) -> None:
+    def __init__(self, env: EnvBase, planner: Planner, buffer: TrajectoryReplayBuffer) -> None:
         self.env = env
         self.planner = planner
         self.buffer = buffer
@@ -97,7 +112,9 @@ class Actor:
             raw scores of the games that ended with it.
         """
         planned = self.planner(self._current.select("observation", "action_mask"))
-        found = planned["search"]
+        found = planned.get("search", None)
+        if found is None:
+            return self._take(Decision(planned["action"]))
         self.search_metrics = {
             name: found[key].mean() for name, key in _SEARCH_METRICS.items() if key in found.keys()
         }
@@ -134,7 +151,7 @@ class Actor:
                 "truncated": done & ~ended,
                 "has_action": torch.ones_like(done),
                 "step": self._position,
-                **decision._asdict(),
+                **decision.known(),
             },
             batch_size=[self.num_envs],
         )

@@ -114,7 +114,8 @@ def observed_training(
     The phases are ``act``, ``sample`` (windows read from replay, or waited for), ``reanalyse`` (targets), ``learn`` and
     ``priorities``. A loss without the networks in it is ``loss``; of a search, what is not the network is ``tree``.
     """
-    model, planners = learner.loss.world_model, {id(actor.planner): actor.planner}
+    model = learner.loss.world_model
+    planners: dict[int, Any] = {id(actor.planner): actor.planner}
     planners |= {id(t.planner): t.planner for t in source.targets.values() if hasattr(t, "planner")}
     wrapped: list[tuple[Any, str, str]] = [
         (actor, "step", "act"),
