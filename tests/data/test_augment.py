@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from xtra_rl.data import augment, random_intensity, random_shift
+from xtra_rl.data import augment, crop_and_shift, random_intensity, random_shift
 
 
 def shift_one(image, down, right, pad):
@@ -95,3 +95,27 @@ def test_bad_arguments_are_named():
         random_shift(torch.zeros(2, 3, 3), pad=-1)
     with pytest.raises(ValueError, match="scale=-1"):
         random_intensity(torch.zeros(2, 3, 3), scale=-1)
+
+
+def slow_view(frame, pad, top, left, down, right):
+    """Crop, replicate, crop, as the released code writes it."""
+    height, width = frame.shape[-2:]
+    cut = frame[..., top : top + height - pad, left : left + width - pad]
+    wide = torch.nn.functional.pad(cut[None].float(), (pad,) * 4, mode="replicate")[0]
+    return wide[..., down : down + height, right : right + width]
+
+
+@pytest.mark.parametrize(("size", "pad"), [((7, 9), 2), ((8, 8), 4), ((5, 5), 0)])
+def test_views_are_crop_replicate_crop_with_offsets_from_0_to_pad(size, pad):
+    frames = torch.arange(200 * 3 * size[0] * size[1]).reshape(200, 3, *size) % 251
+    views = crop_and_shift(frames, pad=pad, generator=torch.Generator().manual_seed(0))
+    offsets = torch.randint(pad + 1, (4, 200), generator=torch.Generator().manual_seed(0)).T.tolist()
+    assert views.shape == frames.shape
+    for view, frame, drawn in zip(views, frames, offsets):
+        torch.testing.assert_close(view.float(), slow_view(frame, pad, *drawn))
+    assert {offset for drawn in offsets for offset in drawn} == set(range(pad + 1))
+
+
+def test_views_refuse_a_crop_that_leaves_nothing():
+    with pytest.raises(ValueError, match="pad=8 must be at least 0 and smaller"):
+        crop_and_shift(torch.zeros(1, 1, 8, 8), pad=8)

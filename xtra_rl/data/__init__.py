@@ -1,6 +1,6 @@
 """Trajectories on disk and in replay buffers, sampled as windows; augmentation."""
 
-from xtra_rl.data.augment import augment, random_intensity, random_shift
+from xtra_rl.data.augment import augment, crop_and_shift, random_intensity, random_shift
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
 from xtra_rl.data.multitask import MultiTaskReplayBuffer, even_quotas
 from xtra_rl.data.sampler import TorchPrioritizedSampler
@@ -15,6 +15,7 @@ __all__ = [
     "TrajectoryReplayBuffer",
     "TrajectoryWriter",
     "augment",
+    "crop_and_shift",
     "even_quotas",
     "random_intensity",
     "random_shift",

@@ -1,4 +1,4 @@
-"""Image augmentation of EfficientZero: random shift and random intensity, one draw for each sample."""
+"""Image augmentation, one draw for each sample: EfficientZero's shift and intensity, CURL's crops."""
 
 from __future__ import annotations
 
@@ -32,18 +32,57 @@ def random_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator | N
         return frames.clone()
     down, right = _draw((2, samples), 2 * pad + 1, frames, generator)
 
-    left_edge, right_edge = frames[..., :1], frames[..., -1:]
-    edge_shape = (*frames.shape[:-1], pad)
-    wide = torch.cat([left_edge.expand(edge_shape), frames, right_edge.expand(edge_shape)], -1)
-    images = frames[0].numel() // (height * width)
     row = (torch.arange(height, device=frames.device) + down[:, None] - pad).clamp_(0, height - 1)
+    return _cut(_widen(frames, pad), row, right, width)
+
+
+@torch.no_grad()
+def crop_and_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator | None = None) -> Tensor:
+    """A view of every sample for CURL's contrast: cut ``pad`` pixels off, repeat the border, cut back to size.
+
+    The released code's crop to 80 of 84 pixels, replication of 4 at every side and crop to 84 (arXiv 2004.04136), both
+    crops at random. All frames and channels of a sample move together.
+
+    Args:
+        frames: ``[B, ..., H, W]``, any dtype; uint8 moves a quarter of the bytes.
+        pad: pixels, at least 0 and less than H and W.
+        generator: source of the draws; None takes torch's global one.
+
+    Returns:
+        A new tensor like ``frames``.
+
+    Raises:
+        ValueError: if ``pad`` is out of range or ``frames`` has fewer than three dimensions.
+    """
+    if frames.ndim < 3 or not 0 <= pad < min(frames.shape[-2:]):
+        raise ValueError(
+            f"pad={pad} must be at least 0 and smaller than the sides of frames {tuple(frames.shape)}, [B, ..., H, W]"
+        )
+    samples, height, width = frames.shape[0], *frames.shape[-2:]
+    top, left, down, right = _draw((4, samples), pad + 1, frames, generator)
+    whole = torch.arange(height, device=frames.device).expand(samples, -1)
+    narrow = _cut(frames, whole, left, width - pad)
+    row = (whole + down[:, None] - pad).clamp(0, height - pad - 1) + top[:, None]
+    return _cut(_widen(narrow, pad), row, right, width)
+
+
+def _widen(frames: Tensor, pad: int) -> Tensor:
+    """Repeat the left and right border ``pad`` times."""
+    edge_shape = (*frames.shape[:-1], pad)
+    return torch.cat([frames[..., :1].expand(edge_shape), frames, frames[..., -1:].expand(edge_shape)], -1)
+
+
+def _cut(frames: Tensor, row: Tensor, column: Tensor, width: int) -> Tensor:
+    """Rows ``row [B, R]`` of all images of ``frames [B, ..., H, W]``, ``width`` pixels from ``column [B]`` on."""
+    samples, height, full = frames.shape[0], *frames.shape[-2:]
+    images = frames[0].numel() // (height * full)
     image = torch.arange(samples * images, device=frames.device).view(samples, images, 1)
-    start = (image * height + row[:, None]) * (width + 2 * pad) + right[:, None, None]
-    # Each output row is a run of `width` numbers somewhere in the padded memory: an overlapping view in which
-    # entry i starts at number i lets one index_select copy whole rows.
-    flat = wide.reshape(-1)
+    start = (image * height + row[:, None]) * full + column[:, None, None]
+    # Each output row is a run of `width` numbers somewhere in memory: an overlapping view in which entry i starts at
+    # number i lets one index_select copy whole rows.
+    flat = frames.reshape(-1)
     runs = flat.as_strided((flat.numel() - width + 1, width), (1, 1))
-    return runs.index_select(0, start.flatten()).view(frames.shape)
+    return runs.index_select(0, start.flatten()).view(*frames.shape[:-2], row.shape[1], width)
 
 
 @torch.no_grad()

@@ -34,11 +34,7 @@ class BehaviourTargets:
     bootstrap_pixels = False
 
     def __init__(self, action_mask: Tensor, *, frame_stack: int = 4) -> None:
-        if action_mask.dtype != torch.bool or action_mask.ndim != 1 or not bool(action_mask.any()):
-            raise ValueError(
-                f"action_mask is {action_mask.dtype} of shape {tuple(action_mask.shape)}; expected a vector of bools"
-                " with at least one legal action"
-            )
+        check_mask(action_mask)
         self.action_mask = action_mask
         self.frame_stack = frame_stack
 
@@ -54,13 +50,7 @@ class BehaviourTargets:
             ValueError: if the data holds an action that is illegal in the task.
         """
         action, known = windows["action"][:, 0], windows["transition_mask"][:, 0]
-        illegal = known & ~self.action_mask[action]
-        if bool(illegal.any()):
-            legal = self.action_mask.nonzero().squeeze(-1).tolist()
-            raise ValueError(
-                f"the data holds action {int(action[illegal][0])}, but the legal actions are {legal}; pass data of"
-                " the task's own game"
-            )
+        check_actions(action[known], self.action_mask)
         return TensorDict(
             {
                 "pixels": windows["pixels"][:, : self.frame_stack],
@@ -72,4 +62,32 @@ class BehaviourTargets:
                 "task_id": windows["task_id"],
             },
             batch_size=windows.batch_size[:1],
+        )
+
+
+def check_mask(action_mask: Tensor) -> None:
+    """Refuse what is not a vector of bools with at least one legal action.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if action_mask.dtype != torch.bool or action_mask.ndim != 1 or not bool(action_mask.any()):
+        raise ValueError(
+            f"action_mask is {action_mask.dtype} of shape {tuple(action_mask.shape)}; expected a vector of bools"
+            " with at least one legal action"
+        )
+
+
+def check_actions(action: Tensor, action_mask: Tensor) -> None:
+    """Refuse data of another game: actions ``[n]`` that ``action_mask [A]`` forbids.
+
+    Raises:
+        ValueError: if one is illegal.
+    """
+    illegal = ~action_mask[action]
+    if bool(illegal.any()):
+        legal = action_mask.nonzero().squeeze(-1).tolist()
+        raise ValueError(
+            f"the data holds action {int(action[illegal][0])}, but the legal actions are {legal}; pass data of"
+            " the task's own game"
         )
