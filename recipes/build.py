@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
 from xtra_rl.envs import TaskSpec, get_task, make_env
+from xtra_rl.envs.lockstep import Policy
 from xtra_rl.evaluation.suite import EvaluationSuite
-from xtra_rl.models import InferenceModel, PriorPolicy, WorldModel, make_world_model
+from xtra_rl.models import InferenceModel, PriorPolicy, RainbowNetwork, WorldModel, make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
 from xtra_rl.recipes import common
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
@@ -51,7 +52,9 @@ def load_model(cfg: DictConfig, path: str | Path) -> tuple[WorldModel, dict[str,
     return model.to(common.device_of(cfg)).eval(), files.metadata
 
 
-def save(path: Path, cfg: DictConfig, model: WorldModel, stage: str, tasks: list[str]) -> Path:
+def save(
+    path: Path, cfg: DictConfig, model: WorldModel | RainbowNetwork, stage: str, tasks: list[str]
+) -> Path:
     """Write a model directory that says where it comes from."""
     about = {
         "tasks": tasks,
@@ -213,7 +216,7 @@ def prior_policy(cfg: DictConfig, model: WorldModel, task: str) -> PriorPolicy:
 
 
 def evaluation_suite(
-    cfg: DictConfig, task: str, model: WorldModel, policy: PriorPolicy | None = None
+    cfg: DictConfig, task: str, model: WorldModel | RainbowNetwork, policy: Policy | None = None
 ) -> EvaluationSuite:
     """Evaluations of a model on a task as the config says, by search (with its own randomness) if not by ``policy``."""
     settings = cfg.eval
@@ -236,7 +239,7 @@ def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
     suite.measure_baselines(cfg.eval.baselines, untrained)
 
 
-def check_fits(cfg: DictConfig, model: WorldModel, task: TaskSpec) -> None:
+def check_fits(cfg: DictConfig, model: WorldModel | RainbowNetwork, task: TaskSpec) -> None:
     """Refuse a model that was built for other frames or another action head than this config's."""
     wanted = {
         "image_size": cfg.env.image_size,

@@ -5,7 +5,7 @@ was killed goes on where it was, in the training or in a game. Commands:
 
     python recipes/collect_offline.py target=phoenix
     python recipes/collect_offline.py target=phoenix scale=laptop artifact_seed=1
-    python recipes/collect_offline.py target=phoenix collect.policy=random     or the path of a trained model
+    python recipes/collect_offline.py target=phoenix collect.policy=random     or curl, or the path of a trained model
     python recipes/collect_offline.py target=phoenix scale=paper device=cuda
 """
 
@@ -23,7 +23,7 @@ from xtra_rl.data.collect import Policy, collect_episodes
 from xtra_rl.data.inspect import returns_by_checkpoint
 from xtra_rl.evaluation.baselines import RandomPolicy
 from xtra_rl.evaluation.report import format_table
-from xtra_rl.recipes import build, common, lifecycle
+from xtra_rl.recipes import build, build_curl, common, lifecycle
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.training.loop import train_online
 from xtra_rl.training.progress import progress
@@ -31,7 +31,7 @@ from xtra_rl.training.seeding import derive_seed, make_generator
 
 
 def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]:
-    """Train EfficientZero on ``task``; its checkpoints by env step, saved in ``folder``."""
+    """Train the agent that plays on ``task``; its checkpoints by env step, saved in ``folder``."""
     settings = cfg.collect
     steps = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
     saved = {step: folder / f"step-{step}" for step in steps}
@@ -43,8 +43,12 @@ def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]
 
 def _train(cfg: DictConfig, task: str, saved: dict[int, Path], checkpoints: Path) -> None:
     settings = cfg.collect
-    model = build.world_model(cfg, task, "collect", task)
-    actor, source, learner = build.online(cfg, task, model, "collect")
+    if cfg.collect.policy == "curl":
+        agent, stage = build_curl.network(cfg, task, "collect", task), f"{build_curl.STAGE}, collect"
+        actor, source, learner = build_curl.online(cfg, task, agent, "collect")
+    else:
+        agent, stage = build.world_model(cfg, task, "collect", task), "collect"
+        actor, source, learner = build.online(cfg, task, agent, "collect")
     loop = train_online(
         actor,
         source,
@@ -54,7 +58,7 @@ def _train(cfg: DictConfig, task: str, saved: dict[int, Path], checkpoints: Path
         replay_ratio=settings.replay_ratio,
     )
     learner.max_skipped = 0  # what others build on must not have left out anything
-    save = partial(build.save, cfg=cfg, model=model, stage="collect", tasks=[task])
+    save = partial(build.save, cfg=cfg, model=agent, stage=stage, tasks=[task])
     loop = lifecycle.stop_on_bad_loss(loop, checkpoints, save)
     parts = {"learner": learner, "actor": actor, "source": source}
     description = f"collect {task}: train"
@@ -76,16 +80,19 @@ def policies(cfg: DictConfig, task: str, path: Path) -> dict[int, Any]:
     """What plays, by the checkpoint number that its episodes get: functions that make a policy."""
     chosen = cfg.collect.policy
 
-    def searching(checkpoint: Path) -> Policy:
+    def trained(checkpoint: Path) -> Policy:
+        if build_curl.is_network(checkpoint):
+            network = build_curl.load_network(cfg, checkpoint)
+            return build_curl.policy(cfg, network, "collect episodes", task)
         model, _ = build.load_model(cfg, checkpoint)
         return build.planner(cfg, model, "collect episodes", task)
 
     if chosen == "random":
         return {0: lambda: RandomPolicy(make_generator(cfg.seed, "random episodes", task))}
-    if chosen != "efficientzero":
-        return {0: partial(searching, Path(chosen))}
+    if chosen not in ("efficientzero", "curl"):
+        return {0: partial(trained, Path(chosen))}
     saved = train_collector(cfg, task, path / "collector")
-    return {step: partial(searching, checkpoint) for step, checkpoint in saved.items()}
+    return {step: partial(trained, checkpoint) for step, checkpoint in saved.items()}
 
 
 def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:

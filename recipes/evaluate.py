@@ -15,15 +15,30 @@ import hydra
 from omegaconf import DictConfig
 
 from xtra_rl.envs import get_task
-from xtra_rl.recipes import build, common
+from xtra_rl.envs.lockstep import Policy
+from xtra_rl.models import RainbowNetwork, WorldModel
+from xtra_rl.recipes import build, build_curl, common
 from xtra_rl.recipes.finish import VIDEO_FPS, score_table, summarise
 from xtra_rl.training.run import RunDirectory
+
+
+def player(
+    cfg: DictConfig, checkpoint: Path, target: str
+) -> tuple[WorldModel | RainbowNetwork, Policy | None]:
+    """The model, and how it plays; None is by search."""
+    if build_curl.is_network(checkpoint):
+        network = build_curl.load_network(cfg, checkpoint)
+        return network, build_curl.policy(cfg, network, "evaluate", target)
+    model, about = build.load_model(cfg, checkpoint)
+    # Behaviour cloning leaves the dynamics untrained: its agent acts by the policy head.
+    cloned = str(about.get("stage", "")).startswith("behaviour cloning")
+    return model, build.prior_policy(cfg, model, target) if cloned else None
 
 
 def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
     """Play and report; returns the run directory."""
     started, target = time.time(), common.target_of(cfg)
-    model, about = build.load_model(cfg, checkpoint)
+    model, policy = player(cfg, checkpoint, target)
     build.check_fits(cfg, model, get_task(target))
     run = RunDirectory(cfg.run_dir or f"runs/evaluate/{target}-{cfg.scale}-s{cfg.seed}")
     run.write_config(common.plain(cfg))
@@ -34,9 +49,6 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
         inputs={"checkpoint": checkpoint},
     )
     with common.make_logger(cfg, run) as logger:
-        # Behaviour cloning leaves the dynamics untrained: its agent acts by the policy head.
-        cloned = str(about.get("stage", "")).startswith("behaviour cloning")
-        policy = build.prior_policy(cfg, model, target) if cloned else None
         suite = build.evaluation_suite(cfg, target, model, policy)
         suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
         logger.log(suite.play(0, record_frames=cfg.eval.video_steps), env_step=0, train_step=0)

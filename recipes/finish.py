@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xtra_rl.evaluation.figures import learning_curve, loss_curves, task_weight_traces
+from xtra_rl.evaluation.figures import learning_curve, loss_curves, read_metrics, task_weight_traces
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.recipes import common
@@ -61,24 +61,25 @@ def score_table(suite_task: str, summary: dict[str, Any], normalise: Any) -> str
 
 
 def draw(cfg: DictConfig, run: RunDirectory, target: str, summary: dict[str, Any]) -> list[Path]:
-    """Learning curve, task weights and losses, from the run's metrics."""
+    """Learning curve, task weights where there are any, and losses, from the run's metrics."""
     labels: dict[str, Any] = {"scale": cfg.scale, "seed": cfg.seed}
-    metrics = run.metrics
+    metrics = read_metrics(run.metrics)
+    curve = learning_curve(
+        metrics, run.figures / "learning_curve.png", task=target, baselines=summary["baselines"], **labels
+    )
+    losses = loss_curves(metrics, run.figures / "losses.png", **labels)
+    if not any(name.startswith(("task_weight/", "grad_cos/")) for name in metrics):
+        return [curve, losses]
     schedule = cfg.task_weight_schedule
     first = range(schedule.start, max(summary["train_steps"], 1), schedule.cycle)
     # Gradient surgery measures at every step and knows no threshold.
     scheduled = cfg.task_weighting not in SURGERY
     windows = [(step, step + schedule.window) for step in first if scheduled]
     threshold = schedule.threshold if scheduled else None
-    return [
-        learning_curve(
-            metrics, run.figures / "learning_curve.png", task=target, baselines=summary["baselines"], **labels
-        ),
-        task_weight_traces(
-            metrics, run.figures / "task_weights.png", windows=windows, threshold=threshold, **labels
-        ),
-        loss_curves(metrics, run.figures / "losses.png", **labels),
-    ]
+    weights = task_weight_traces(
+        metrics, run.figures / "task_weights.png", windows=windows, threshold=threshold, **labels
+    )
+    return [curve, weights, losses]
 
 
 def finish(

@@ -71,11 +71,12 @@ class Inputs:
         """Offline data of a task."""
         from xtra_rl.recipes.collect_offline import collect_offline
 
+        sections = ["collect", "num_envs", *(["curl"] if self.cfg.collect.policy == "curl" else [])]
         return self._resolve(
             "dataset",
             task,
             given=self._datasets.get(task),
-            key=self._key("collect", "num_envs"),
+            key=self._key(*sections),
             build=lambda path: collect_offline(self.cfg, task, path),
             resumable=True,
         )

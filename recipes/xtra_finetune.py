@@ -64,7 +64,7 @@ def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldMo
 
 @dataclass
 class Parts:
-    """What a run is made of."""
+    """What a run is made of; ``measure_baselines`` plays what its scores are read against."""
 
     run: RunDirectory
     actor: Actor
@@ -74,6 +74,7 @@ class Parts:
     suite: EvaluationSuite
     logger: RunLogger
     save: Callable[..., Path]
+    measure_baselines: Callable[[], object]
 
 
 def make_parts(
@@ -87,7 +88,8 @@ def make_parts(
     save = partial(build.save, cfg=cfg, model=model, stage="finetune", tasks=[target, *datasets])
     suite = build.evaluation_suite(cfg, target, model)
     logger = common.make_logger(cfg, run, resume=run.has_checkpoint)
-    return Parts(run, actor, source, learner, scheduler, suite, logger, save)
+    baselines = partial(build.measure_baselines, cfg, suite)
+    return Parts(run, actor, source, learner, scheduler, suite, logger, save, baselines)
 
 
 def log(
@@ -133,10 +135,9 @@ def finetune(
     return position, stopped
 
 
-def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, datasets: Annotated) -> None:
-    """Finetune online with the cross tasks beside the target, from the last checkpoint if there is one."""
-    parts = make_parts(cfg, run, target, model, datasets)
-    suite, logger, actor, learner = parts.suite, parts.logger, parts.actor, parts.learner
+def train(cfg: DictConfig, parts: Parts, *, recipe: str) -> None:
+    """Learn online, from the last checkpoint if there is one, evaluate now and then, and sum up."""
+    run, suite, logger, actor, learner = parts.run, parts.suite, parts.logger, parts.actor, parts.learner
     saved = {"learner": learner, "actor": actor, "source": parts.source, "suite": suite, "logger": logger}
 
     with logger, lifecycle.session(cfg, run.checkpoints, saved, budget=True) as session:
@@ -147,7 +148,7 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
             """Score the agent and keep its model, and the best so far."""
             with session.interlude(position):
                 if not suite.history:
-                    build.measure_baselines(cfg, suite)
+                    parts.measure_baselines()
                 scores = suite.play(actor.env_steps, record_frames=video_steps)
                 logger.log(scores, env_step=actor.env_steps, train_step=learner.steps)
             if suite.is_best:
@@ -159,16 +160,8 @@ def train(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel, da
             checkpoint = parts.save(run.path / "model")  # the evaluation that was the reason stands
         else:
             checkpoint = evaluate(position, run.path / "model", cfg.eval.video_steps)
-        summary = summarise(
-            cfg,
-            suite,
-            recipe="xtra_finetune",
-            env_steps=actor.env_steps,
-            train_steps=learner.steps,
-            wall_seconds=session.seconds,
-            checkpoint=checkpoint,
-            stopped=stopped,
-        )
+        counts = {"env_steps": actor.env_steps, "train_steps": learner.steps, "wall_seconds": session.seconds}
+        summary = summarise(cfg, suite, recipe=recipe, checkpoint=checkpoint, stopped=stopped, **counts)
         finish(cfg, run, suite, logger, summary)
 
 
@@ -186,7 +179,7 @@ def xtra_finetune(cfg: DictConfig) -> Path:
         model = initial_model(cfg, target, student)
         inputs = {f"dataset {task}": path for task, (path, _) in datasets.items()}
         lifecycle.describe(cfg, run, "xtra_finetune", inputs | ({"student": student} if student else {}))
-        train(cfg, run, target, model, datasets)
+        train(cfg, make_parts(cfg, run, target, model, datasets), recipe="xtra_finetune")
     return run.path
 
 

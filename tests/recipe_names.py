@@ -8,6 +8,7 @@ RECIPES = (
     "distill",
     "compare_offline",
     "behaviour_cloning",
+    "curl",
     "xtra_finetune",
     "evaluate",
     "diagnose",
