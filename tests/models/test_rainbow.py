@@ -58,6 +58,8 @@ def test_policy_is_noisy_while_it_explores_and_strays_by_epsilon_when_greedy():
     assert torch.equal(greedy[0], greedy[1])
     noisy = [policy(data)["action"].clone() for _ in range(4)]  # TorchRL's default is to explore
     assert any(not torch.equal(actions, greedy[0]) for actions in noisy)
+    alike = observations(1).expand(64).contiguous()
+    assert len(policy(alike)["action"].unique()) > 1  # games side by side explore each its own way
     policy.epsilon = 1.0
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         drawn = torch.cat([policy(data)["action"] for _ in range(10)])

@@ -170,7 +170,9 @@ class RainbowPolicy(TensorDictModuleBase):
 
     Reads ``observation [N, F*C, H, W]`` and ``action_mask [N, A]`` bool, writes ``action [N]`` int64. Under
     ``ExplorationType.DETERMINISTIC`` without noise, a random legal action with probability ``epsilon`` in its place
-    (CURL's evaluation); else with noise drawn anew, which is all the exploration that training has.
+    (CURL's evaluation); else with noise drawn anew for each row, which is all the exploration that training has. With
+    noise in common, games played side by side would be one and the same where no-op starts change nothing, as in Ms.
+    Pac-Man.
 
     Args:
         network: a :class:`RainbowNetwork`.
@@ -218,15 +220,24 @@ class RainbowPolicy(TensorDictModuleBase):
         if not bool(mask.any(-1).all()):
             raise ValueError("a row of action_mask has no legal action; expected at least one True in each")
         greedy = interaction_type() is InteractionType.DETERMINISTIC
-        if not greedy:
-            resample_noise(self.network, self.generator)
         device = self.network.support.device
+        observation, legal = tensordict["observation"].to(device), mask.to(device)
         with set_interaction_type(InteractionType.DETERMINISTIC if greedy else InteractionType.RANDOM):
-            values = self.network.action_values(tensordict["observation"].to(device), mask.to(device))
+            values = (
+                self.network.action_values(observation, legal) if greedy else self._noisy(observation, legal)
+            )
         action = values.argmax(-1).to(mask.device)
         if greedy and self.epsilon > 0:
             action = torch.where(self._strays(len(action)).to(mask.device), self._random(mask), action)
         return tensordict.set("action", action)
+
+    def _noisy(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """Action values ``[N, A]``, each row with noise of its own."""
+        values = []
+        for features, legal in zip(self.network.features(observation).split(1), mask.split(1), strict=True):
+            resample_noise(self.network, self.generator)
+            values.append(self.network.expectation(self.network.log_probabilities(features, legal)))
+        return torch.cat(values).masked_fill(~mask, -torch.inf)
 
     def _strays(self, size: int) -> Tensor:
         return torch.rand(size, generator=self.generator, device=self.generator.device) < self.epsilon
