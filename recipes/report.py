@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for group in groups:
-        count, left_out = len(list(group.counted())), sum(finding.runs for finding in group.findings)
+        count, left_out = len(group.counted()), sum(finding.runs for finding in group.findings)
         print(f"{group.study.title}: {count} runs count, {left_out} are left out")
         for finding in group.findings:
             print(f"  {finding.kind}: {': '.join(filter(None, (finding.where, finding.text)))}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from xtra_rl.report.checks import not_as_planned, odd_ones, version_of, version_text
 from xtra_rl.report.plan import study_of_runs
@@ -67,20 +67,24 @@ class Group:
 
     def scores(self, system: str, target: str) -> dict[int, float]:
         """Mean return of an evaluation by seed; empty for an empty cell."""
-        return {
-            run.summary["seed"]: mode_mean(run, self.mode) or 0.0
-            for run in self.cells.get((system, target), ())
+        means = {
+            run.summary["seed"]: mode_mean(run, self.mode) for run in self.cells.get((system, target), ())
         }
+        return {seed: mean for seed, mean in means.items() if mean is not None}
 
     def by_task(self, system: str) -> dict[str, list[float]]:
         """:meth:`scores` of every game that has some: a score for each seed."""
         scores = {target: list(self.scores(system, target).values()) for target in self.study.targets}
         return {target: values for target, values in scores.items() if values}
 
-    def counted(self) -> Iterator[Run]:
-        """Runs that are averaged."""
-        for runs in self.cells.values():
-            yield from runs
+    def counted(self) -> list[Run]:
+        """Runs that are averaged; one that several systems share is there once."""
+        return list(_once(run for runs in self.cells.values() for run in runs))
+
+
+def _once(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Without repetitions: systems that are the same at a scale share their runs."""
+    return tuple({run.path.resolve(): run for run in runs}.values())
 
 
 def mode_mean(run: Run, mode: str) -> float | None:
@@ -156,7 +160,7 @@ def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, *, plann
         findings += odd
         if kept:
             cells[key] = tuple(sorted(kept, key=lambda run: run.summary["seed"]))
-    order = {name: place for place, name in enumerate(Kind.__args__)}  # type: ignore[attr-defined]
+    order = {name: place for place, name in enumerate(get_args(Kind))}
     findings.sort(key=lambda finding: order[finding.kind])
     return Group(
         study,
@@ -166,7 +170,7 @@ def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, *, plann
         tuple(offline),
         tuple(findings),
         tuple(_notes(study, cells)),
-        tuple({run.path.resolve(): run for run in (*runs, *extra)}.values()),
+        _once((*runs, *extra)),
     )
 
 
@@ -237,7 +241,7 @@ def _alike(
 
 def _notes(study: Study, cells: Mapping[tuple[str, str], Sequence[Run]]) -> Iterator[str]:
     """What differs between runs that are averaged or compared all the same, and which systems do not differ."""
-    runs = list({run.path.resolve(): run for members in cells.values() for run in members}.values())
+    runs = _once(run for members in cells.values() for run in members)
     for name, of in (
         ("commits", lambda run: str(run.manifest.get("git_commit") or "unknown")[:12]),
         ("versions of PyTorch", lambda run: str(run.manifest.get("packages", {}).get("torch"))),

@@ -10,15 +10,16 @@ from xtra_rl.report.collect import Group
 from xtra_rl.report.tables import Cell, Row, Table, number
 from xtra_rl.runs.record import Run
 from xtra_rl.runs.settings import PROTOCOL, flatten, variant_of
-from xtra_rl.runs.tables import duration, facts, status_text
+from xtra_rl.runs.tables import duration, facts, labels, status_text
 
 _PACKAGES = ("xtra_rl", "torch", "torchrl", "ale-py", "gymnasium", "numpy")
 
 
 def head(group: Group) -> dict[str, str]:
     """Facts by name, as sentences for a reader; those that nothing is known of are left out."""
-    study, counted = group.study, list(group.counted())
-    planned = len(study.runs)
+    study, counted = group.study, group.counted()
+    # Systems that are the same at this scale share their runs.
+    planned = len({plan.run_dir or plan for plan in study.runs})
     kinds: Counter[str] = Counter()
     for finding in group.findings:
         kinds[finding.kind] += finding.runs
@@ -43,7 +44,7 @@ def head(group: Group) -> dict[str, str]:
 
 def protocol(group: Group) -> str:
     """How the scores that count were played; several ways are told apart by how many runs used them."""
-    return _values(list(group.counted()), lambda run: _protocol(run, group.mode))
+    return _values(group.counted(), lambda run: _protocol(run, group.mode))
 
 
 def protocols_differ(group: Group) -> bool:
@@ -122,10 +123,10 @@ def runs_table(group: Group) -> Table:
         "started (UTC)": lambda run, fact: (fact["date"] or "")[:16].replace("T", " ") or None,
     }
     rows, numbers = [], []
-    for run in group.runs:
+    for run, label in zip(group.runs, labels([run.path for run in group.runs])):
         fact = facts(run)
         values: dict[str, Any] = {title: of(run, fact) for title, of in columns.items()}
-        rows.append(Row(str(run.path), tuple(map(_cell, values.values()))))
+        rows.append(Row(label, tuple(map(_cell, values.values()))))
         numbers.append({"run": str(run.path), **values, "problem": run.problem})
     caption = "Every run that was read. Those that do not count are in the list of what is left out, with the reason."
     return Table("runs", "Runs", caption, "run", tuple(columns), tuple(rows), numbers)

@@ -24,16 +24,16 @@ Looks = dict[str, dict[str, Any]]
 @styled
 def draw_panels(
     rows: Rows, path: Path, looks: Looks, *, panel: str = "game", line: str = "system",
-    y_label: str = "mean return", unit: float = 1, titles: bool = True,
+    y_label: str = "mean return", unit: float = 1, titles: bool = True, held: bool = False,
     y_limits: tuple[float, float] | None = None,
 ) -> Path:  # fmt: skip
-    """Lines with bands against env steps, a panel for each value of a column."""
+    """Lines with bands against env steps, a panel for each value of a column; ``held`` values stay until the next."""
     names = list(dict.fromkeys(row[panel] for row in rows))
     figure, panels, columns = _grid(len(names))
     for place, (axes, name) in enumerate(zip(panels, names)):
         for label, look in looks.items():
             chosen = [row for row in rows if row[panel] == name and row[line] == label]
-            _line(axes, chosen, label, look, unit)
+            _line(axes, chosen, label, look, unit, held=held)
         if titles:
             axes.set_title(game_title(name) if panel == "game" else name, fontsize=9)
         _steps_axis(axes, STEP_LABELS["env_step"] if place + columns >= len(names) else "", columns)
@@ -45,7 +45,7 @@ def draw_panels(
     return save_figure(figure, path)
 
 
-def _line(axes: Axes, rows: Rows, label: str, look: dict[str, Any], unit: float) -> None:
+def _line(axes: Axes, rows: Rows, label: str, look: dict[str, Any], unit: float, *, held: bool) -> None:
     stepped = [row for row in rows if row["env_step"] is not None]
     for row in rows:
         if row["env_step"] is None:
@@ -54,15 +54,16 @@ def _line(axes: Axes, rows: Rows, label: str, look: dict[str, Any], unit: float)
         return
     steps = [row["env_step"] for row in stepped]
     marker = "o" if len(steps) < 20 else ""
-    axes.plot(
-        steps, [unit * row["mean"] for row in stepped], marker=marker, markersize=2.5, label=label, **look
-    )
+    means = [unit * row["mean"] for row in stepped]
+    style = "steps-post" if held else "default"
+    axes.plot(steps, means, marker=marker, markersize=2.5, label=label, drawstyle=style, **look)
     banded = [row for row in stepped if row.get("low") is not None]
     if banded:
         low, high = ([unit * row[side] for row in banded] for side in ("low", "high"))
         axes.fill_between(
-            [row["env_step"] for row in banded], low, high, color=look["color"], alpha=0.15, linewidth=0
-        )
+            [row["env_step"] for row in banded], low, high, color=look["color"], alpha=0.15, linewidth=0,
+            step="post" if held else None,
+        )  # fmt: skip
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes], int]:
@@ -122,14 +123,14 @@ def draw_aggregates(rows: Rows, path: Path, looks: Looks) -> Path:
     """Bars of each statistic, a panel for each."""
     statistics = list(dict.fromkeys(row["statistic"] for row in rows))
     systems = [label for label in looks if any(row["system"] == label for row in rows)]
-    figure = new_figure(2.1 * len(statistics) + 1.6, 0.26 * len(systems) + 1.1)
+    figure = new_figure(1.9 * len(statistics) + 0.075 * max(map(len, systems)), 0.26 * len(systems) + 1.2)
     panels = figure.subplots(1, len(statistics), squeeze=False, sharey=True)[0]
     for axes, statistic in zip(panels, statistics, strict=True):
         for row in rows:
             if row["statistic"] == statistic:
                 _bar(axes, systems.index(row["system"]), row, looks[row["system"]]["color"], 1, None)
         better = "lower" if statistic == "optimality gap" else "higher"
-        axes.set_title(f"{statistic} ({better} is better)", fontsize=8)
+        axes.set_title(f"{statistic}\n({better} is better)", fontsize=8)
         axes.grid(axis="y", visible=False)
     panels[0].set_yticks(range(len(systems)), systems)
     panels[0].invert_yaxis()

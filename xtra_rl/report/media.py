@@ -50,12 +50,14 @@ def videos(group: Group, max_bytes: int) -> list[Video]:
     The whole method comes first, so that every game is seen before any is seen twice.
     """
     found, left = [], max_bytes
+    seen: set[Path] = set()  # Systems that are the same at a scale share their runs.
     for system in sorted(group.study.systems, key=lambda system: system.published != "xtra"):
         for target in group.study.targets:
             runs = group.cells.get((system.name, target), ())
             path = next((path for run in runs if (path := _last_video(run))), None)
-            if path is None:
+            if path is None or path.resolve() in seen:
                 continue
+            seen.add(path.resolve())
             run = next(run for run in runs if run.path in path.parents)
             title = f"{game_title(target)}, {system.label}, seed {run.summary['seed']}"
             size = path.stat().st_size

@@ -96,7 +96,13 @@ def _weight_pictures(group: Group) -> Iterator[Picture]:
             "Weight of each cross task, mean over seeds; bands reach from the lowest to the highest seed."
         )
         draw = partial(
-            draw_panels, rows, looks=looks, line="cross_task", y_label="task weight", y_limits=(-0.05, 1.05)
+            draw_panels,
+            rows,
+            looks=looks,
+            line="cross_task",
+            y_label="task weight",
+            y_limits=(-0.05, 1.05),
+            held=True,
         )
         whole = system.published == "xtra"
         name = "task-weights" if whole else f"task-weights-{system.name.replace(' ', '-')}"
