@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -77,8 +78,18 @@ class Calibration:
                 f" batch {cfg.batch_size}{beside}"
             )
             self._kept[name] = asdict(measure(cfg))
+            if (load := _load()) > 1.5:
+                common.say(
+                    f"other processes kept the machine {load:.1f} times as busy as it can be, so the hours are too"
+                    f" many; remove {self.path} to measure anew"
+                )
             write_json(self.path, self._kept)
         return Rates(**self._kept[name])
+
+
+def _load() -> float:
+    """Processes that wanted to run in the last minute, by core."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def measure(cfg: DictConfig) -> Rates:

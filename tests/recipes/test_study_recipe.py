@@ -167,4 +167,4 @@ def test_shards_at_the_same_time_share_their_inputs(tmp_path):
             path.name for path in (tmp_path / "artifacts" / kind).iterdir() if not path.name.startswith(".")
         ]
         assert len(names) == {"datasets": 2, "teachers": 2, "students": 1}[kind]
-    assert logs.count("building it") == 5
+    assert logs.count("building it at scale") == 5
