@@ -79,7 +79,7 @@ def place(tmp_path_factory):
 
 def arguments(name):
     """One game, one seed, little to learn; the shooters stand for the diverse games, whose data would take minutes."""
-    few = ["task_set=shooter"] if name in ("table2", "table6", "table7") else []
+    few = ["task_set=shooter"] if name in ("table2", "table4", "table6", "table7") else []
     return [f"experiment={name}", *SMOKE, *SHORT, "seeds=1", "targets=[assault]", *few]
 
 
