@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torchrl.envs import EnvBase
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
 from xtra_rl.envs import TaskSpec, get_task, make_env
@@ -30,15 +31,22 @@ from xtra_rl.transfer import TaskWeighting
 TEACHER_COLUMNS = ("teacher_policy", "teacher_value")
 
 
+def input_sizes(cfg: DictConfig, task: TaskSpec) -> dict[str, int]:
+    """What a network must fit: the frames and the actions of a task."""
+    return {
+        "image_size": cfg.env.image_size,
+        "image_channels": common.frame_shape(cfg)[0],
+        "frame_stack": cfg.env.frame_stack,
+        "num_actions": task.num_actions,
+    }
+
+
 def world_model(cfg: DictConfig, task: str, *names: str) -> WorldModel:
     """The world model for a task's action head; its initialisation depends on the seed and ``names``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, "model", *names))
         model = make_world_model(
-            image_size=cfg.env.image_size,
-            image_channels=common.frame_shape(cfg)[0],
-            frame_stack=cfg.env.frame_stack,
-            num_actions=get_task(task).num_actions,
+            **input_sizes(cfg, get_task(task)),
             **common.plain(cfg.model),
         )
     return model.to(common.device_of(cfg))
@@ -50,6 +58,11 @@ def load_model(cfg: DictConfig, path: str | Path) -> tuple[WorldModel, dict[str,
     model = make_world_model(**files.config)
     load_into(model, path)
     return model.to(common.device_of(cfg)).eval(), files.metadata
+
+
+def is_cloned(about: dict[str, Any]) -> bool:
+    """Whether a model's metadata say that it was cloned: its dynamics were then never trained."""
+    return str(about.get("stage", "")).startswith("behaviour cloning")
 
 
 def save(
@@ -241,12 +254,7 @@ def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
 
 def check_fits(cfg: DictConfig, model: WorldModel | RainbowNetwork, task: TaskSpec) -> None:
     """Refuse a model that was built for other frames or another action head than this config's."""
-    wanted = {
-        "image_size": cfg.env.image_size,
-        "image_channels": common.frame_shape(cfg)[0],
-        "frame_stack": cfg.env.frame_stack,
-        "num_actions": task.num_actions,
-    }
+    wanted = input_sizes(cfg, task)
     wrong = {
         name: (model.config[name], value) for name, value in wanted.items() if model.config[name] != value
     }
@@ -259,16 +267,8 @@ def check_fits(cfg: DictConfig, model: WorldModel | RainbowNetwork, task: TaskSp
         )
 
 
-def online(
-    cfg: DictConfig,
-    task: str,
-    model: WorldModel,
-    stage: str,
-    cross: dict[str, TrajectoryReplayBuffer] | None = None,
-    task_weights: TaskWeighting | None = None,
-) -> tuple[Actor, BatchSource, Learner]:
-    """EfficientZero on one task, with cross tasks beside it if there are any."""
-    cross = cross or {}
+def env_and_replay(cfg: DictConfig, task: str, stage: str) -> tuple[EnvBase, TrajectoryReplayBuffer]:
+    """The games that are played while training, and where they are kept."""
     env = make_env(
         task, cfg.num_envs, seed=derive_seed(cfg.seed, "env", stage, task), **common.env_kwargs(cfg)
     )
@@ -280,6 +280,20 @@ def online(
         beta=cfg.replay.beta[0],
         seed=derive_seed(cfg.seed, "replay", stage, task),
     )
+    return env, replay
+
+
+def online(
+    cfg: DictConfig,
+    task: str,
+    model: WorldModel,
+    stage: str,
+    cross: dict[str, TrajectoryReplayBuffer] | None = None,
+    task_weights: TaskWeighting | None = None,
+) -> tuple[Actor, BatchSource, Learner]:
+    """EfficientZero on one task, with cross tasks beside it if there are any."""
+    cross = cross or {}
+    env, replay = env_and_replay(cfg, task, stage)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
     buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer, even_quotas
-from xtra_rl.envs import get_task, make_env
+from xtra_rl.envs import get_task
 from xtra_rl.models import RainbowNetwork, RainbowPolicy
 from xtra_rl.objectives import CurlLoss, CurlTarget
 from xtra_rl.recipes import build, common
@@ -30,10 +30,7 @@ def network(cfg: DictConfig, task: str, *names: str) -> RainbowNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, "curl", *names))
         made = RainbowNetwork(
-            image_size=cfg.env.image_size,
-            image_channels=common.frame_shape(cfg)[0],
-            frame_stack=cfg.env.frame_stack,
-            num_actions=get_task(task).num_actions,
+            **build.input_sizes(cfg, get_task(task)),
             **{name: cfg.curl[name] for name in sizes},
         )
     return made.to(common.device_of(cfg))
@@ -104,16 +101,6 @@ def online(
     cfg: DictConfig, task: str, made: RainbowNetwork, stage: str
 ) -> tuple[Actor, BatchSource, Learner]:
     """CURL on one task."""
-    env = make_env(
-        task, cfg.num_envs, seed=derive_seed(cfg.seed, "env", stage, task), **common.env_kwargs(cfg)
-    )
-    replay = TrajectoryReplayBuffer(
-        cfg.replay.capacity,
-        num_envs=cfg.num_envs,
-        num_actions=get_task(task).num_actions,
-        alpha=cfg.replay.alpha,
-        beta=cfg.replay.beta[0],
-        seed=derive_seed(cfg.seed, "replay", stage, task),
-    )
+    env, replay = build.env_and_replay(cfg, task, stage)
     actor = Actor(env, policy(cfg, made, "act", stage, task), replay)
     return actor, _source(cfg, {task: replay}, {task: cfg.batch_size}), learner(cfg, made, [task], stage)

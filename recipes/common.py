@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,6 +151,15 @@ def without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
 def search_settings(cfg: DictConfig) -> dict[str, Any]:
     """What a search finds depends on these."""
     return without_machine(plain(cfg))["search"]
+
+
+def checkpoint_of(cfg: DictConfig) -> Path:
+    """The model directory that a recipe is asked to look at."""
+    if cfg.checkpoint is None:
+        raise ValueError(
+            "checkpoint is missing; pass a model directory, e.g. checkpoint=runs/xtra_finetune/.../model"
+        )
+    return Path(cfg.checkpoint)
 
 
 def target_of(cfg: DictConfig) -> str:

@@ -139,7 +139,7 @@ def diagnose(cfg: DictConfig, checkpoint: Path) -> Path:
     target = common.target_of(cfg)
     model, about = build.load_model(cfg, checkpoint)
     build.check_fits(cfg, model, get_task(target))
-    if str(about.get("stage", "")).startswith("behaviour cloning"):
+    if build.is_cloned(about):
         raise ValueError(
             f"checkpoint={checkpoint} was cloned: its dynamics were never trained; pass another one"
         )
@@ -157,11 +157,7 @@ def diagnose(cfg: DictConfig, checkpoint: Path) -> Path:
 @hydra.main(config_path="../configs", config_name="diagnose", version_base="1.3")
 @common.friendly
 def main(cfg: DictConfig) -> None:
-    if cfg.checkpoint is None:
-        raise ValueError(
-            "checkpoint is missing; pass a model directory, e.g. checkpoint=runs/xtra_finetune/.../model"
-        )
-    diagnose(cfg, Path(cfg.checkpoint))
+    diagnose(cfg, common.checkpoint_of(cfg))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ def player(
         return network, build_curl.policy(cfg, network, "evaluate", target)
     model, about = build.load_model(cfg, checkpoint)
     # Behaviour cloning leaves the dynamics untrained: its agent acts by the policy head.
-    cloned = str(about.get("stage", "")).startswith("behaviour cloning")
-    return model, build.prior_policy(cfg, model, target) if cloned else None
+    return model, build.prior_policy(cfg, model, target) if build.is_cloned(about) else None
 
 
 def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
@@ -73,11 +72,7 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
 @hydra.main(config_path="../configs", config_name="evaluate", version_base="1.3")
 @common.friendly
 def main(cfg: DictConfig) -> None:
-    if cfg.checkpoint is None:
-        raise ValueError(
-            "checkpoint is missing; pass a model directory, e.g. checkpoint=runs/xtra_finetune/.../model"
-        )
-    evaluate(cfg, Path(cfg.checkpoint))
+    evaluate(cfg, common.checkpoint_of(cfg))
 
 
 if __name__ == "__main__":
