@@ -7,6 +7,7 @@ import json
 
 from pipeline_runs import fails
 
+from xtra_rl.recipes import build, build_curl
 from xtra_rl.recipes.diagnose import diagnose
 
 SMALL = ("diagnose.episodes=2", "diagnose.positions=70", "diagnose.unroll_steps=3", "diagnose.horizon=5")
@@ -39,3 +40,10 @@ def test_mistakes_are_named(first_run, reuse):
     data = next((first_run.folder / "artifacts" / "datasets").glob("amidar-*"))
     message = fails(diagnose, reuse(f"datasets=[{data}]", recipe="diagnose"), model)
     assert "target 'alien'" in message
+
+
+def test_agents_without_a_world_model_are_refused(reuse, config, tmp_path):
+    cfg = config("curl", "scale=smoke")
+    network = build_curl.network(cfg, "alien", "agent")
+    model = build.save(tmp_path / "model", cfg, network, build_curl.STAGE, ["alien"])
+    assert "is of CURL, which has no world model" in fails(diagnose, reuse(recipe="diagnose"), model)
