@@ -1,7 +1,9 @@
 """Jobs side by side: order, logs, failures that stop nobody else, and an end on request."""
 
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,13 @@ def test_as_many_run_at_a_time_as_allowed_and_none_before_what_it_needs(tmp_path
         run_jobs(jobs, parallel=0)
 
 
+def waits_for(path):
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.01)
+
+
 SAVES = """
 import pathlib, signal, sys, time
 def end(*_):
@@ -86,8 +95,7 @@ time.sleep(60)
 def test_an_interruption_lets_every_command_save(tmp_path):
     def interrupt(job):
         if job.name == "second":
-            while not (tmp_path / "ready").exists():
-                time.sleep(0.01)
+            waits_for(tmp_path / "ready")
             raise KeyboardInterrupt
 
     start = time.monotonic()
@@ -103,8 +111,7 @@ def test_a_command_that_does_not_end_is_killed(tmp_path):
 
     def interrupt(job):
         if job.name == "second":
-            while not (tmp_path / "ready").exists():
-                time.sleep(0.01)
+            waits_for(tmp_path / "ready")
             raise KeyboardInterrupt
 
     start = time.monotonic()
@@ -112,3 +119,15 @@ def test_a_command_that_does_not_end_is_killed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_jobs(jobs, parallel=2, on_start=interrupt, grace=0.5)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems cannot tell a child that its parent was killed"
+)
+def test_commands_save_and_end_if_the_study_is_killed(tmp_path):
+    code = "from test_jobs import *; run_jobs([job(Path(sys.argv[1]), 'one', SAVES)])"
+    study = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parent)
+    waits_for(tmp_path / "ready")
+    study.kill()
+    study.wait()
+    waits_for(tmp_path / "saved")

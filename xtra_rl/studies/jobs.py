@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from pathlib import Path
 
 _POLL_SECONDS = 0.1
 _TAIL_BYTES = 8192
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def run_jobs(
 ) -> list[Outcome]:
     """Run jobs in order, as many at a time as allowed, the first that can start first; returns how they ended.
 
-    Whatever interrupts this (Ctrl-C, SIGTERM, an error) asks all commands to end with SIGTERM and waits for them.
+    Whatever interrupts this (Ctrl-C, SIGTERM, an error) asks all commands to end with SIGTERM and waits for them. On
+    Linux they get it also if this process is killed.
 
     Args:
         jobs: with different names.
@@ -126,7 +131,13 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
+
+
+def _end_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _problem(job: Job, status: int) -> str | None:
