@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xtra_rl.evaluation.metrics import human_normalized
+from xtra_rl.evaluation.metrics import human_normalized, task_human_normalized
 
 
 def test_random_is_zero_and_human_is_one():
@@ -34,3 +34,11 @@ def test_negative_scores_are_fine():
 def test_bad_input_is_named(score, random, human, name):
     with pytest.raises(ValueError, match=f"^{name}="):
         human_normalized(score, random, human)
+
+
+def test_only_scores_that_published_work_uses_are_human_normalised():
+    assert task_human_normalized("Assault", 742.0) == 1.0
+    # Their human scores come from a table that nobody normalises with.
+    assert task_human_normalized("carnival", 22870.0) is None
+    assert task_human_normalized("pooyan", 3004.3) is None
+    assert task_human_normalized("a game of another process", 1.0) is None

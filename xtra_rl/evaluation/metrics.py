@@ -51,6 +51,29 @@ def human_normalized(score: float, random: float, human: float) -> float:
     return (score - random) / (human - random)
 
 
+def task_human_normalized(task: str, score: float) -> float | None:
+    """:func:`human_normalized` with the scores of the task table, or ``None`` where published work has none.
+
+    Carnival and Pooyan have none, nor has a task of the user's own that was registered without them, or in another
+    process.
+
+    Args:
+        task: name of a task.
+        score: mean raw return.
+
+    Example:
+        >>> task_human_normalized("pong", 14.6), task_human_normalized("carnival", 700.8)
+        (1.0, None)
+    """
+    try:
+        spec = get_task(task)
+    except ValueError:
+        return None
+    if spec.name in THIRD_PARTY_SCORES or spec.random_score is None or spec.human_score is None:
+        return None
+    return human_normalized(score, spec.random_score, spec.human_score)
+
+
 def human_normalized_scores(
     scores: Mapping[str, Sequence[float]], *, third_party: bool = False
 ) -> dict[str, list[float]]:

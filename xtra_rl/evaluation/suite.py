@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from xtra_rl.envs import get_task
 from xtra_rl.evaluation.baselines import best_constant_action, random_returns
 from xtra_rl.evaluation.evaluate import EvaluationMode, EvaluationResult, evaluate
-from xtra_rl.evaluation.metrics import human_normalized
+from xtra_rl.evaluation.metrics import task_human_normalized
 from xtra_rl.training.progress import Progress, progress
 
 BASELINES = ("random", "constant", "untrained")
@@ -152,7 +152,4 @@ class EvaluationSuite:
 
     def human_normalized(self, score: float) -> float | None:
         """Human-normalised score, or ``None`` for a task without published human and random scores."""
-        spec = get_task(self.task)
-        if spec.random_score is None or spec.human_score is None:
-            return None
-        return human_normalized(score, spec.random_score, spec.human_score)
+        return task_human_normalized(self.task, score)

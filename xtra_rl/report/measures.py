@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtra_rl.envs.scores import THIRD_PARTY_SCORES
 from xtra_rl.envs.tasks import get_task
 from xtra_rl.evaluation import aggregates
-from xtra_rl.evaluation.metrics import efficientzero_normalized_scores, human_normalized_scores
+from xtra_rl.evaluation.metrics import (
+    efficientzero_normalized_scores,
+    human_normalized_scores,
+    task_human_normalized,
+)
 from xtra_rl.report.collect import Group
 from xtra_rl.runs.record import Run
 from xtra_rl.studies.plan import System
@@ -142,11 +145,7 @@ def in_units_of(means: Mapping[str, float]) -> Normalise:
 
 def has_human_score(task: str) -> bool:
     """Whether published work has a human score of a game."""
-    try:
-        spec = get_task(task)
-    except ValueError:
-        return False
-    return spec.name not in THIRD_PARTY_SCORES and None not in (spec.random_score, spec.human_score)
+    return task_human_normalized(task, 0.0) is not None
 
 
 def aggregate(statistic: aggregates.Statistic, *scores: Scores) -> Measured:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import xtra_rl
 from xtra_rl.envs.tasks import get_task
 from xtra_rl.evaluation.figures import Series, read_metrics
-from xtra_rl.evaluation.metrics import TaskScore, human_normalized
+from xtra_rl.evaluation.metrics import TaskScore, task_human_normalized
 from xtra_rl.files import config_sha256, read_json
 from xtra_rl.training.run import SUMMARY_KEYS
 
@@ -110,16 +110,7 @@ class Run:
         """Mean of some episodes on the target."""
         mean = sum(returns) / len(returns)
         task = self.target or ""
-        return TaskScore(task, mode, mean, normalized_score(task, mean), tuple(returns))
-
-
-def normalized_score(task: str, score: float) -> float | None:
-    """Human-normalised score, ``None`` for a task without published scores."""
-    try:
-        spec = get_task(task)
-        return human_normalized(score, spec.random_score, spec.human_score)  # type: ignore[arg-type]
-    except ValueError:
-        return None
+        return TaskScore(task, mode, mean, task_human_normalized(task, mean), tuple(returns))
 
 
 def find_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Path]:

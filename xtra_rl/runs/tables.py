@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtra_rl.evaluation.metrics import TaskScore
+from xtra_rl.evaluation.metrics import TaskScore, task_human_normalized
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.runs.files import named_files, stored_states
-from xtra_rl.runs.record import Run, normalized_score
+from xtra_rl.runs.record import Run
 from xtra_rl.runs.settings import defaults_of, differences, variant_of, yaml_text
 
 Rows = list[dict[str, Any]]
@@ -142,7 +142,7 @@ def score_rows(run: Run) -> Rows:
     task = run.target or ""
     baselines = (run.summary.get("baselines") or {}).items()
     scores = [
-        (name, TaskScore(task, "", value, normalized_score(task, value)))
+        (name, TaskScore(task, "", value, task_human_normalized(task, value)))
         for name, value in baselines
         if value is not None
     ]
