@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -86,16 +87,31 @@ def arguments(name):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_to_its_end(place, name):
+def test_every_experiment_runs_to_its_report(place, name):
     done = command_line(place, *arguments(name), "parallel=2", recipe="study", timeout=1700)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     folder = place / "studies" / f"{name}-smoke"
-    for run in read_study(folder).runs:
+    planned = read_study(folder)
+    for run in planned.runs:
         assert status_of(planned_run(folder, run)) == "finished"
         # Inputs were built before, by jobs of their own.
         assert "building it" not in (path_of(folder, run) / "log.txt").read_text()
     again = command_line(place, *arguments(name), "plan_only=true", recipe="study")
     assert "about 0.00 h of work" in again.stdout
+    done = command_line(place, str(folder), "--out", f"report-{name}", recipe="report")
+    assert done.returncode == 0, done.stderr
+    assert f"{planned.title}: {len(planned.runs)} runs count, 0 are left out" in done.stdout
+    page = (place / f"report-{name}" / "index.html").read_text()
+    assert redrawn("Table", page) == set(planned.tables)
+    # Gains have no picture where the baseline scores nothing in the ten steps of these evaluations.
+    assert redrawn("Figure", page) | {"figure6d", "figure14"} >= set(planned.figures)
+
+
+def redrawn(kind, page):
+    """Tables or figures of the paper that the headings of a report name: ``{"figure5", "figure8"}``."""
+    headings = " ".join(re.findall(r"<h\d.*?</h\d>", page, re.DOTALL))
+    named = re.findall(rf"{kind} (\w+(?:, \w+)*)", headings)
+    return {f"{kind.lower()}{each}" for names in named for each in names.split(", ")}
 
 
 @pytest.mark.slow
