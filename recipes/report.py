@@ -48,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         help="evaluation that counts (default: greedy)",
     )
     arguments.add_argument(
+        "--last",
+        type=int,
+        default=1,
+        metavar="N",
+        help="evaluations at the end of a run that its score averages (default: 1, as in the paper)",
+    )
+    arguments.add_argument(
         "--max-video-mb",
         type=float,
         default=20.0,
@@ -63,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
     try:
-        groups = collect(arguments.runs, mode=arguments.mode)
+        groups = collect(arguments.runs, mode=arguments.mode, last=arguments.last)
         page = write_report(
             groups,
             arguments.out,

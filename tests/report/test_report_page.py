@@ -101,7 +101,8 @@ def test_every_picture_and_table_has_its_numbers_as_csv(whole):
         "learning-curves", "aggregate-curve", "gain-curve", "improvement", "aggregates-human",
         "aggregates-relative", "task-weights",
     }  # fmt: skip
-    assert tables == {"scores", "aggregates", "table1", "table3", "runs"} | {f"figure-{p}" for p in pictures}
+    named = {"scores", "aggregates", "efficiency", "table1", "table3", "runs"}
+    assert tables == named | {f"figure-{p}" for p in pictures}
     with open(folder / "tables" / "scores.csv", newline="") as file:
         rows = {(row["game"], row["system"]): row for row in csv.DictReader(file)}
     assert (rows["alien", "XTRA"]["mean"], rows["alien", "XTRA"]["seeds"]) == ("300.0", "3")

@@ -49,6 +49,7 @@ class Group:
         study: the plan; made from the runs themselves where they came without one.
         planned: whether there is a ``study.json``.
         mode: of the evaluation that counts, ``greedy`` or ``sampled``.
+        last: how many evaluations at the end are averaged to a run's score.
         cells: the runs that count by system and game, in the order of their seeds; no key where there is none.
         offline: finished runs without a single game, such as those of ``compare_offline``.
         findings: every run that does not count.
@@ -59,6 +60,7 @@ class Group:
     study: Study
     planned: bool
     mode: str
+    last: int
     cells: Mapping[tuple[str, str], tuple[Run, ...]]
     offline: tuple[Run, ...]
     findings: tuple[Finding, ...]
@@ -66,11 +68,15 @@ class Group:
     runs: tuple[Run, ...]
 
     def scores(self, system: str, target: str) -> dict[int, float]:
-        """Mean return of an evaluation by seed; empty for an empty cell."""
-        means = {
-            run.summary["seed"]: mode_mean(run, self.mode) for run in self.cells.get((system, target), ())
-        }
+        """Mean return by seed; empty for an empty cell."""
+        runs = self.cells.get((system, target), ())
+        means = {run.summary["seed"]: final_mean(run, self.mode, self.last) for run in runs}
         return {seed: mean for seed, mean in means.items() if mean is not None}
+
+    @property
+    def evaluations(self) -> str:
+        """What a run's score averages, for a sentence."""
+        return "the last evaluation" if self.last == 1 else f"the last {self.last} evaluations"
 
     def by_task(self, system: str) -> dict[str, list[float]]:
         """:meth:`scores` of every game that has some: a score for each seed."""
@@ -87,26 +93,39 @@ def _once(runs: Iterable[Run]) -> tuple[Run, ...]:
     return tuple({run.path.resolve(): run for run in runs}.values())
 
 
-def mode_mean(run: Run, mode: str) -> float | None:
-    """Mean return of a run's last evaluation in that mode; ``None`` if it was not played."""
-    return next((score.mean_return for score in run.scores() if score.mode == mode), None)
+def final_mean(run: Run, mode: str, last: int = 1) -> float | None:
+    """Mean return of a run's ``last`` evaluations in that mode; ``None`` if it was not played.
+
+    Play before the first env step is no result of the training, and counts only where there is no other.
+    """
+    final = next((score.mean_return for score in run.scores() if score.mode == mode), None)
+    series = run.metrics.get(f"eval/{run.target}/return{'' if mode == 'greedy' else f'_{mode}'}")
+    if last == 1 or final is None or series is None:
+        return final
+    values = [value for step, value in zip(series.env_step, series.value) if step > 0][-last:]
+    return float(sum(values) / len(values)) if values else final
 
 
-def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy") -> list[Group]:
+def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", last: int = 1) -> list[Group]:
     """Read studies and runs, in the order of ``paths``; bare runs come last, a group for each scale.
 
     Args:
         paths: study folders, run directories, or folders above them.
         mode: of the evaluation that counts.
+        last: how many evaluations at the end are averaged to a run's score. Greedy play of small agents swings from
+            one evaluation to the next, so that the last one alone says little.
 
     Raises:
-        ValueError: if a path is no folder, a ``study.json`` cannot be read, or nothing is found.
+        ValueError: if a path is no folder, a ``study.json`` cannot be read, nothing is found, or ``last`` is not
+            positive.
 
     Example:
         >>> collect(["/nowhere"])
         Traceback (most recent call last):
         ValueError: '/nowhere' is not a folder; expected one with run directories below it, such as runs
     """
+    if last < 1:
+        raise ValueError(f"last is {last}; expected at least 1")
     found = find_runs(paths)
     studies = sorted({file.parent for path in paths for file in Path(path).rglob(STUDY_FILE)})
     groups, taken = [], set()
@@ -116,11 +135,11 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy") ->
         taken |= {place.resolve() for place in places}
         extra = [path for path in found if folder in path.parents and path.resolve() not in taken]
         taken |= {path.resolve() for path in extra}
-        groups.append(_group(study, folder, [read_run(path) for path in extra], mode, planned=True))
+        groups.append(_group(study, folder, [read_run(path) for path in extra], mode, last, planned=True))
     bare = {path.resolve(): path for path in reversed(found) if path.resolve() not in taken}
     runs = [read_run(path) for path in sorted(bare.values())]
     for study, members in study_of_runs(runs):
-        groups.append(_group(study, Path(), members, mode, planned=False))
+        groups.append(_group(study, Path(), members, mode, last, planned=False))
     if not groups:
         raise ValueError(
             f"no runs and no studies below {', '.join(map(str, paths))}; expected run directories, which"
@@ -129,7 +148,7 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy") ->
     return groups
 
 
-def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, *, planned: bool) -> Group:
+def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, last: int, *, planned: bool) -> Group:
     """Sort the runs of a study into those that count and those that do not."""
     findings: list[Finding] = []
     candidates: dict[tuple[str, str], list[tuple[PlannedRun, Run]]] = {}
@@ -166,6 +185,7 @@ def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, *, plann
         study,
         planned,
         mode,
+        last,
         cells,
         tuple(offline),
         tuple(findings),
@@ -203,7 +223,7 @@ def _unfit(run: Run, plan: PlannedRun, study: Study, mode: str, where: str) -> F
         return Finding("unfinished", where, path, f"it has come to env step {step or 0}")
     if difference := not_as_planned(run, plan, recipe=study.system(plan.system).recipe, scale=study.scale):
         return Finding("not as planned", where, path, difference)
-    if mode_mean(run, mode) is None:
+    if final_mean(run, mode) is None:
         return Finding("no evaluation", where, path, f"its last evaluation has no {mode} play")
     return None
 

@@ -13,6 +13,7 @@ from typing import Any
 import xtra_rl
 from xtra_rl.files import atomic_write_text, write_csv, write_directory
 from xtra_rl.report.collect import Group
+from xtra_rl.report.efficiency import efficiency_table
 from xtra_rl.report.facts import head, protocols_differ, runs_table
 from xtra_rl.report.media import Video, game_sheets, videos
 from xtra_rl.report.paper_tables import paper_tables
@@ -104,6 +105,7 @@ def _section(group: Group, out: Path, name: str, clips: list[Video]) -> dict[str
         offline_table(run, "offline" if not i else f"offline-{i + 1}") for i, run in enumerate(group.offline)
     ]
     tables = [scores_table(group), aggregates_table(group)] if group.cells else []
+    tables += [efficiency] if group.cells and (efficiency := efficiency_table(group)) else []
     tables += [*(paper_tables(group) if group.cells else []), *filter(None, offline)]
     shown = [_write_table(table, out, folder) for table in tables]
     findings = [finding._asdict() for finding in group.findings]

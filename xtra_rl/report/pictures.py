@@ -114,7 +114,7 @@ def _bar_pictures(group: Group) -> Iterator[Picture]:
     if rows := curves.improvement_rows(group):
         over = reference(group).label
         values = [f"{row['system']} on {game_title(row['game'])} {100 * row['mean']:+.0f} %" for row in rows]
-        caption = f"Gain of the last evaluation over {over} on each game where {over} scores above zero."
+        caption = f"Gain of {group.evaluations} over {over} on each game where {over} scores above zero."
         draw = partial(draw_gains, rows, looks=looks)
         title = f"Gain over {over} by game"
         yield _picture(group, "improvement", title, caption + _BAND, values, rows, draw)

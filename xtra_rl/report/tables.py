@@ -129,9 +129,9 @@ def scores_table(group: Group) -> Table:
         rows.append(Row(game_title(target), cells))
         numbers += [score_row(value, game=target, system=title) for title, value in values.items()]
     caption = (
-        f"Mean return of the last evaluation ({group.mode} play), averaged over seeds; in brackets the 95 % bootstrap"
-        " interval over seeds, which a single seed has not. Zero-shot is a pretrained system before its first env"
-        " step. Random, constant (the best single action) and untrained are measured by the runs themselves."
+        f"Mean return of {group.evaluations} ({group.mode} play), averaged over seeds; in brackets the 95 %"
+        " bootstrap interval over seeds, which a single seed has not. Zero-shot is a pretrained system before its first"
+        " env step. Random, constant (the best single action) and untrained are measured by the runs themselves."
     )
     return Table("scores", "Scores", caption, "game", tuple(columns), tuple(rows), numbers)
 
@@ -225,7 +225,7 @@ def seeds_table(group: Group, system: System) -> Table:
         ]
         rows.append(Row(game_title(target), tuple(cells)))
         numbers.append({"game": target, **{f"seed {seed}": scores.get(seed) for seed in seeds}, **statistics})
-    caption = "Mean return of the last evaluation of every run that counts; std divides by n - 1."
+    caption = f"Mean return of {group.evaluations} of every run that counts; std divides by n - 1."
     title = f"Every seed: {system.label}"
     return Table(f"seeds-{system.name}", title, caption, "game", columns, tuple(rows), numbers)
 

@@ -1,0 +1,72 @@
+"""How much sooner a system learns, on scores whose ratios are worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from report_samples import fast_manifests, write_sample
+
+from xtra_rl.recipes.report import main
+from xtra_rl.report.collect import collect
+from xtra_rl.report.efficiency import efficiency_table
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    fast_manifests(monkeypatch)
+
+
+def numbers(group):
+    return {(row["statistic"], row.get("part")): row["mean"] for row in efficiency_table(group).numbers}
+
+
+def test_ratios_are_those_worked_out_by_hand(tmp_path):
+    write_sample(tmp_path)
+    (group,) = collect([tmp_path])
+    found = numbers(group)
+    # Over EfficientZero's means, 200 and 50: its runs are at 0.5 1 1 1 1 1.5, XTRA's at 1.25 1.5 1.6 1.75 2 2.4.
+    # The middle four have means 1 and 1.7125. All were at half of that after 200 of 400 env steps.
+    assert found["IQM ratio", "the whole"] == pytest.approx(1.7125)
+    assert found["IQM ratio", "a half"] == pytest.approx(1.7125)
+    assert found["IQM ratio", "a quarter"] is None
+    # Alien: 250 > 100, 200; 300 > 100, 200 and ties; 350 > all: 7.5 of 9. Amidar: all.
+    assert found["P(better)", "the whole"] == pytest.approx((7.5 / 9 + 1) / 2)
+    # XTRA's mean over games: 0.875 after 200, 1.75 after 400.
+    assert found["steps", None] == 400
+
+
+def test_scores_may_average_several_evaluations(tmp_path):
+    write_sample(tmp_path)
+    (group,) = collect([tmp_path], last=2)
+    # Play before the first env step is not among them: (0.5 + 1) / 2 of the final score.
+    assert group.by_task("xtra")["alien"] == [187.5, 225.0, 262.5]
+    assert numbers(group)["IQM ratio", "the whole"] == pytest.approx(1.7125)
+    assert group.evaluations == "the last 2 evaluations"
+    with pytest.raises(ValueError, match="last is 0"):
+        collect([tmp_path], last=0)
+
+
+def test_a_score_that_is_never_reached_is_said(tmp_path):
+    low = {"efficientzero": {"alien": (100.0, 200.0)}, "xtra": {"alien": (10.0, 20.0)}}
+    write_sample(tmp_path, scores=low)
+    (group,) = collect([tmp_path])
+    (row,) = efficiency_table(group).rows
+    assert row.cells[-1].text == "not reached"
+    assert math.isinf(row.cells[-1].value)
+    assert numbers(group)["steps", None] is None
+
+
+def test_games_on_which_nothing_is_comparable_are_left_out(tmp_path):
+    zero = {"efficientzero": {"alien": (0.0, 0.0)}, "xtra": {"alien": (10.0, 20.0)}}
+    write_sample(tmp_path, scores=zero)
+    (group,) = collect([tmp_path])
+    assert efficiency_table(group) is None
+
+
+def test_the_page_has_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("xtra_rl.report.page.pictures", lambda group: [])
+    write_sample(tmp_path / "study")
+    assert main([str(tmp_path / "study"), "--out", str(tmp_path / "out"), "--last", "2", "--no-videos"]) == 0
+    assert (tmp_path / "out" / "tables" / "efficiency.csv").is_file()
+    assert "Sample efficiency" in (tmp_path / "out" / "index.html").read_text()
