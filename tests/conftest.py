@@ -21,6 +21,20 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="long forms of slow tests: 30 kills instead of 10, a second seed, memory as the allocator leaves it",
+    )
+
+
+@pytest.fixture
+def thorough(request) -> bool:
+    """Whether the long forms of slow tests were asked for."""
+    return request.config.getoption("--thorough")
+
+
 def pytest_collection_modifyitems(items):
     """Skip what needs a GPU where there is none."""
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""kill -9 at thirty random moments of one run, and two processes with one seed: the same rows, byte for byte."""
+"""kill -9 at random moments of one run, and two processes with one seed: the same rows, byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pipeline_runs import ROOT
 
-KILLS = 30
 SETTINGS = (
     "scale=smoke", "finetune.env_steps=1400", "finetune.replay_ratio=1.0", "eval.every=200", "log_every=10",
     "task_weight_schedule.cycle=60", "task_weight_schedule.window=20", "checkpoint.every=0.3s",
@@ -31,7 +30,8 @@ def rows(folder: Path) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_thirty_kills_leave_the_run_that_nothing_happened_to(tmp_path):
+def test_kills_leave_the_run_that_nothing_happened_to(tmp_path, thorough):
+    planned = 30 if thorough else 10
     artifacts = f"artifacts={tmp_path / 'artifacts'}"
     whole = start(tmp_path / "whole", *SETTINGS, artifacts, f"run_dir={tmp_path / 'whole'}")
     assert whole.wait(timeout=900) == 0, (tmp_path / "whole" / "log.txt").read_text()[-3000:]
@@ -41,7 +41,7 @@ def test_thirty_kills_leave_the_run_that_nothing_happened_to(tmp_path):
     while True:
         process = start(killed, *SETTINGS, artifacts, f"run_dir={killed}")
         sittings += 1
-        if len(kills) < KILLS:
+        if len(kills) < planned:
             try:
                 # From the import of the libraries to the middle of the training.
                 process.wait(timeout=generator.uniform(2, 16))
@@ -54,8 +54,8 @@ def test_thirty_kills_leave_the_run_that_nothing_happened_to(tmp_path):
         if code == 0:
             break
     print(f"{len(kills)} kills in {sittings} sittings; newest checkpoint at each: {', '.join(kills)}")
-    assert len(kills) >= 20, "the run is too short to be killed so often"
-    assert len(set(kills)) > 5
+    assert len(kills) >= 2 * planned // 3, "the run is too short to be killed so often"
+    assert len(set(kills)) > planned // 6
     assert rows(killed) == rows(tmp_path / "whole")
 
 

@@ -63,7 +63,7 @@ def test_true_optimiser_steps_at_the_published_sizes(config, tmp_path):
         # The second step lies in a measuring window: five backward passes over the shared forward.
         assert sum(name.startswith("grad_cos/") for name in metrics) == (4 if step == 1 else 0)
     seconds = watch.read()
-    print(f"of {sum(seconds.values()):.1f} s the learner waited {seconds['data']:.2f} s for data")
+    print(f"of {sum(seconds.values()):.1f} s the learner waited {seconds['sample']:.2f} s for data")
     assert seconds["sample"] < 0.05 * sum(seconds.values())
     # Step 0 has learning rate 0, step 1 a thousandth of 0.2.
     assert metrics["train/lr"] == pytest.approx(0.2 / 1000)
