@@ -69,7 +69,12 @@ def main() -> None:
             batch = torch.cat([source.build(source.draw()) for _ in range(4)])
             for mode in ("eval", "train"):
                 numbers = fit(model, batch, cfg.env.frame_stack, mode)
-                print(step, mode, ", ".join(f"{name} {value:+.3f}" for name, value in numbers.items()), flush=True)
+                print(
+                    step,
+                    mode,
+                    ", ".join(f"{name} {value:+.3f}" for name, value in numbers.items()),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
