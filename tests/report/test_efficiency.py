@@ -64,6 +64,17 @@ def test_games_on_which_nothing_is_comparable_are_left_out(tmp_path):
     assert efficiency_table(group) is None
 
 
+def test_games_that_share_no_step_of_training_are_not_compared(tmp_path, monkeypatch):
+    write_sample(tmp_path)
+    (group,) = collect([tmp_path])
+    ends = {"alien": 10, "amidar": 20}
+    monkeypatch.setattr(
+        "xtra_rl.report.efficiency.curve",
+        lambda group, system, target: {0: [1.0, 2.0], ends[target]: [2.0, 3.0]},
+    )
+    assert efficiency_table(group) is None
+
+
 def test_the_page_has_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr("xtra_rl.report.page.pictures", lambda group: [])
     write_sample(tmp_path / "study")

@@ -9,7 +9,7 @@ import numpy as np
 from xtra_rl.evaluation import aggregates
 from xtra_rl.report.collect import Group
 from xtra_rl.report.curves import curve
-from xtra_rl.report.measures import Measured, aggregate, in_units_of, reference, score_row
+from xtra_rl.report.measures import Measured, Normalise, aggregate, in_units_of, reference, score_row
 from xtra_rl.report.tables import Cell, Row, Table, cell
 
 #: Parts of the budget that are looked at.
@@ -26,19 +26,21 @@ def efficiency_table(group: Group) -> Table | None:
     columns.append(f"env steps to {first.label}'s final score")
     rows, numbers = [], []
     for system in group.study.systems:
-        ours, theirs = _shared(group, system.name, first.name)
+        ours, theirs, steps = _shared(group, system.name, first.name)
         if system == first or not ours:
             continue
-        steps = sorted(set.intersection(*(set(each) for each in (*ours.values(), *theirs.values()))))
+        end, games = steps[-1], " ".join(ours)
+        normalise = in_units_of({task: float(np.mean(points[end])) for task, points in theirs.items()})
         cells: list[Cell] = []
         for part, share in PARTS.items():
-            step = max((step for step in steps if 0 < step <= share * steps[-1]), default=None)
-            for what, value in _compared(ours, theirs, step, steps[-1]).items():
+            step = max((step for step in steps if 0 < step <= share * end), default=None)
+            for what, value in _compared(ours, theirs, step, normalise).items():
                 cells.append(cell(value, decimals=2))
                 place = {"system": system.label, "over": first.label, "statistic": what, "part": part}
-                numbers.append(score_row(value, **place, env_step=step, games=" ".join(ours)))
-        reached = _steps_to_final(ours, theirs, steps)
-        text = "not reached" if reached is None else f"{reached:,} of {steps[-1]:,}"
+                numbers.append(score_row(value, **place, env_step=step, games=games))
+        level = {step: aggregates.mean(normalise(_at(ours, step))) for step in steps}
+        reached = next((step for step in steps if level[step] >= 1), None)
+        text = "not reached" if reached is None else f"{reached:,} of {end:,}"
         cells.append(Cell(text, value=float("inf") if reached is None else reached))
         numbers.append({"system": system.label, "over": first.label, "statistic": "steps", "mean": reached})
         rows.append(Row(system.label, tuple(cells)))
@@ -54,15 +56,23 @@ def efficiency_table(group: Group) -> Table | None:
     return Table("efficiency", "Sample efficiency", caption, "system", tuple(columns), tuple(rows), numbers)
 
 
-def _shared(group: Group, system: str, first: str) -> tuple[dict[str, Points], dict[str, Points]]:
-    """Trailing averages of both on the games where both took env steps and the reference ends above zero."""
-    ours: dict[str, Points] = {}
-    theirs: dict[str, Points] = {}
-    for target in group.study.targets:
-        own, other = (trailing(curve(group, name, target), group.last) for name in (system, first))
-        if set(own) & set(other) - {0} and np.mean(other[max(other)]) > 0:
-            ours[target], theirs[target] = own, other
-    return ours, theirs
+def _shared(group: Group, system: str, first: str) -> tuple[dict[str, Points], dict[str, Points], list[int]]:
+    """Trailing averages of both on the games where the reference ends above zero, and the steps that all games share.
+
+    Nothing where none of these lies after the start of training.
+    """
+    both: dict[str, list[Points]] = {
+        target: [trailing(curve(group, name, target), group.last) for name in (system, first)]
+        for target in group.study.targets
+    }
+    both = {target: pair for target, pair in both.items() if all(pair)}
+    shared = set.intersection(*(set(points) for pair in both.values() for points in pair)) if both else set()
+    steps = sorted(shared)
+    if not shared - {0}:
+        return {}, {}, []
+    above = [target for target, (_, theirs) in both.items() if np.mean(theirs[steps[-1]]) > 0]
+    ours, theirs = ({target: both[target][place] for target in above} for place in (0, 1))
+    return ours, theirs, steps
 
 
 def trailing(points: Mapping[int | None, Sequence[float]], last: int) -> dict[int, list[float]]:
@@ -78,16 +88,19 @@ def trailing(points: Mapping[int | None, Sequence[float]], last: int) -> dict[in
 
 
 def _compared(
-    ours: Mapping[str, Points], theirs: Mapping[str, Points], step: int | None, end: int
+    ours: Mapping[str, Points], theirs: Mapping[str, Points], step: int | None, normalise: Normalise
 ) -> dict[str, Measured | None]:
     if step is None:
         return {"IQM ratio": None, "P(better)": None}
-    x, y = ({task: points[step] for task, points in each.items()} for each in (ours, theirs))
-    normalise = in_units_of(_means(theirs, end))
+    x, y = _at(ours, step), _at(theirs, step)
     return {
         "IQM ratio": aggregate(_iqm_ratio, normalise(x), normalise(y)),
         "P(better)": aggregate(aggregates.probability_of_improvement, x, y),
     }
+
+
+def _at(points: Mapping[str, Points], step: int) -> dict[str, Sequence[float]]:
+    return {task: each[step] for task, each in points.items()}
 
 
 def _iqm_ratio(x: aggregates.Scores, y: aggregates.Scores) -> aggregates.Estimate:
@@ -95,17 +108,3 @@ def _iqm_ratio(x: aggregates.Scores, y: aggregates.Scores) -> aggregates.Estimat
     if np.any(below <= 0):
         raise ValueError("the baseline's interquartile mean is not positive")
     return aggregates.interquartile_mean(x) / below
-
-
-def _steps_to_final(
-    ours: Mapping[str, Points], theirs: Mapping[str, Points], steps: Sequence[int]
-) -> int | None:
-    normalise = in_units_of(_means(theirs, steps[-1]))
-    for step in steps:
-        if aggregates.mean(normalise({task: points[step] for task, points in ours.items()})) >= 1:
-            return step
-    return None
-
-
-def _means(points: Mapping[str, Points], step: int) -> dict[str, float]:
-    return {task: float(np.mean(each[step])) for task, each in points.items()}
