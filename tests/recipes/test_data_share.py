@@ -14,7 +14,7 @@ from xtra_rl.training.stopwatch import Stopwatch
 
 
 @pytest.mark.slow
-def test_windows_take_less_than_a_tenth_of_a_step_at_laptop_scale(config, tmp_path):
+def test_windows_take_less_than_a_twentieth_of_a_step_at_laptop_scale(config, tmp_path):
     torch.set_num_threads(2)
     cfg = config("distill", "scale=laptop")
     tasks = ("amidar", "bank_heist", "ms_pacman")
@@ -31,5 +31,4 @@ def test_windows_take_less_than_a_tenth_of_a_step_at_laptop_scale(config, tmp_pa
             pass
     seconds = watch.read()
     print({phase: f"{1e3 * s / 60:.1f} ms" for phase, s in seconds.items()})
-    # 4 to 6 % here, on two cores without AVX-512; the learner was made twice as fast since the reading was.
-    assert seconds["sample"] < 0.1 * sum(seconds.values())
+    assert seconds["sample"] < 0.05 * sum(seconds.values())

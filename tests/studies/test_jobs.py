@@ -131,3 +131,4 @@ def test_commands_save_and_end_if_the_study_is_killed(tmp_path):
     study.kill()
     study.wait()
     waits_for(tmp_path / "saved")
+    assert (tmp_path / "saved").exists()
