@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from xtra_rl.envs.scores import THIRD_PARTY_SCORES
-from xtra_rl.envs.tasks import get_task
+from xtra_rl.envs.tasks import TaskSpec, get_task
 
 
 class TaskScore(NamedTuple):
@@ -69,9 +69,15 @@ def task_human_normalized(task: str, score: float) -> float | None:
         spec = get_task(task)
     except ValueError:
         return None
-    if spec.name in THIRD_PARTY_SCORES or spec.random_score is None or spec.human_score is None:
+    if not _comparable(spec):
         return None
-    return human_normalized(score, spec.random_score, spec.human_score)
+    return human_normalized(score, spec.random_score, spec.human_score)  # type: ignore[arg-type]
+
+
+def _comparable(spec: TaskSpec, third_party: bool = False) -> bool:
+    """Whether a task has scores to normalise with, and published work uses them (or ``third_party`` ones may do)."""
+    known = spec.random_score is not None and spec.human_score is not None
+    return known and (third_party or spec.name not in THIRD_PARTY_SCORES)
 
 
 def human_normalized_scores(
@@ -92,12 +98,7 @@ def human_normalized_scores(
         {'pong': [0.0, 1.0]}
     """
     specs = {task: get_task(task) for task in scores}
-    unpublished = [
-        task
-        for task, spec in specs.items()
-        if None in (spec.random_score, spec.human_score)
-        or (spec.name in THIRD_PARTY_SCORES and not third_party)
-    ]
+    unpublished = [task for task, spec in specs.items() if not _comparable(spec, third_party)]
     if unpublished:
         raise ValueError(
             f"scores have tasks without a published human score: {', '.join(unpublished)}; leave them out, or pass "

@@ -99,7 +99,7 @@ def final_mean(run: Run, mode: str, last: int = 1) -> float | None:
     Play before the first env step is no result of the training, and counts only where there is no other.
     """
     final = next((score.mean_return for score in run.scores() if score.mode == mode), None)
-    series = run.metrics.get(f"eval/{run.target}/return{'' if mode == 'greedy' else f'_{mode}'}")
+    series = run.evaluations(mode)
     if last == 1 or final is None or series is None:
         return final
     values = [value for step, value in zip(series.env_step, series.value) if step > 0][-last:]

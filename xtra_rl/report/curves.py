@@ -44,8 +44,7 @@ def learning_rows(group: Group) -> Rows:
 def curve(group: Group, system: str, target: str) -> dict[int | None, list[float]]:
     """Mean return of each seed at the steps that all of a cell's runs were evaluated at."""
     runs = group.cells.get((system, target), ())
-    suffix = "" if group.mode == "greedy" else f"_{group.mode}"
-    curves = [_by_step(run.metrics.get(f"eval/{target}/return{suffix}")) for run in runs]
+    curves = [_by_step(run.evaluations(group.mode)) for run in runs]
     if not any(step for each in curves for step in each):
         final = list(group.scores(system, target).values())
         return {None: final} if final else {}

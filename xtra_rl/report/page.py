@@ -104,10 +104,9 @@ def _section(group: Group, out: Path, name: str, clips: list[Video]) -> dict[str
     offline = [
         offline_table(run, "offline" if not i else f"offline-{i + 1}") for i, run in enumerate(group.offline)
     ]
-    tables = [scores_table(group), aggregates_table(group)] if group.cells else []
-    tables += [efficiency] if group.cells and (efficiency := efficiency_table(group)) else []
-    tables += [*(paper_tables(group) if group.cells else []), *filter(None, offline)]
-    shown = [_write_table(table, out, folder) for table in tables]
+    tables = [scores_table(group), aggregates_table(group), efficiency_table(group)] if group.cells else []
+    tables += [*(paper_tables(group) if group.cells else []), *offline]
+    shown = [_write_table(table, out, folder) for table in tables if table]
     findings = [finding._asdict() for finding in group.findings]
     if findings:
         write_csv(out / f"tables/{folder}{_LEFT_OUT}.csv", findings)

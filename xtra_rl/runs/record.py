@@ -86,6 +86,10 @@ class Run:
             return self.summary["env_steps"], self.summary["train_steps"]
         return _last_step(self.metrics, "env_step"), _last_step(self.metrics, "train_step")
 
+    def evaluations(self, mode: str) -> Series | None:
+        """Mean returns on the target in that mode, ``greedy`` or ``sampled``, by step; ``None`` if none was logged."""
+        return self.metrics.get(f"eval/{self.target}/return{'' if mode == 'greedy' else f'_{mode}'}")
+
     def scores(self) -> list[TaskScore]:
         """Last evaluation by mode, the main mode (greedy, if it was played) first."""
         task = self.target
