@@ -11,7 +11,8 @@ import torch
 
 from xtra_rl.files import recover_directory
 from xtra_rl.models.description import ModelDescription
-from xtra_rl.models.world_model import WorldModel, make_world_model
+from xtra_rl.models.factory import make_world_model
+from xtra_rl.models.world_model import WorldModel
 from xtra_rl.training.model_files import WEIGHTS, load_into, load_model_weights
 
 #: The files of an exported model; nothing else is downloaded.

@@ -3,6 +3,7 @@ its folded copy for the search, and a policy without search; CURL's network and 
 
 from xtra_rl.models.description import ModelDescription
 from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
+from xtra_rl.models.factory import make_world_model
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.models.prediction import Prediction
 from xtra_rl.models.prior_policy import PriorPolicy
@@ -10,7 +11,7 @@ from xtra_rl.models.projection import Projection
 from xtra_rl.models.rainbow import RainbowNetwork, RainbowPolicy
 from xtra_rl.models.representation import Representation
 from xtra_rl.models.support import Support, inverse_value_transform, value_transform
-from xtra_rl.models.world_model import COMPONENTS, DynamicsModel, WorldModel, make_world_model
+from xtra_rl.models.world_model import COMPONENTS, DynamicsModel, WorldModel
 
 __all__ = [
     "COMPONENTS",

@@ -18,6 +18,7 @@ from xtra_rl.models.folded_layers import FoldedConv, FoldedLinear, Norm, folded_
 from xtra_rl.models.layers import ResidualBlock
 from xtra_rl.models.prediction import Prediction
 from xtra_rl.models.representation import Representation
+from xtra_rl.models.vector import VectorDynamics, VectorPrediction, VectorRepresentation, VectorRewardHead
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +235,8 @@ _FOLDS = {
     RewardHead: FoldedRewardHead,
     Prediction: FoldedPrediction,
 }
-_AS_THEY_ARE = (nn.Identity, nn.ReLU, nn.AvgPool2d, nn.Flatten)
+_AS_THEY_ARE: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.AvgPool2d, nn.Flatten)
+_AS_THEY_ARE += (VectorRepresentation, VectorDynamics, VectorRewardHead, VectorPrediction)  # no BatchNorm
 _announced: set[type] = set()
 
 

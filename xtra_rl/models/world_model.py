@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from xtra_rl.models.description import ModelDescription
-from xtra_rl.models.dynamics import Dynamics, HeadState, RewardHead, ValuePrefixHead
-from xtra_rl.models.prediction import Prediction
-from xtra_rl.models.projection import Projection
-from xtra_rl.models.representation import Representation, latent_size
+from xtra_rl.models.dynamics import HeadState
 from xtra_rl.models.support import Support
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
@@ -167,86 +164,3 @@ class WorldModel(nn.Module):
         if state is not None:
             data |= {"hidden": state[0], "cell": state[1], "depth": depth}
         return TensorDict(data, batch_size=latent.shape[:1], device=latent.device)
-
-
-def make_world_model(
-    *,
-    image_size: int = 96,
-    image_channels: int = 3,
-    frame_stack: int = 4,
-    num_actions: int = 18,
-    channels: int = 64,
-    num_blocks: int = 1,
-    downsample: Literal[4, 8, 16] = 16,
-    stem: Literal["published", "patch"] = "published",
-    dynamics_blocks: int = 1,
-    prediction_blocks: int = 1,
-    action_encoding: Literal["plane", "embedding"] = "plane",
-    value_prefix: bool = True,
-    value_prefix_horizon: int = 5,
-    lstm_hidden: int = 512,
-    support_size: int = 300,
-    reduced_channels: int = 16,
-    head_hidden: int = 32,
-    projection_hidden: int = 1024,
-    projection_out: int = 1024,
-    predictor_hidden: int = 512,
-) -> WorldModel:
-    """Build EfficientZero's networks; the defaults are the published ones for Atari (XTRA appendix J).
-
-    ``num_blocks=4`` gives EfficientZero-L. Smaller sizes train on two CPU cores: ``image_size=48, image_channels=1,
-    channels=16, lstm_hidden=64, support_size=20, projection_hidden=128`` and so on.
-
-    Returns:
-        a :class:`WorldModel` whose ``config`` attribute holds these arguments, for checkpoints.
-
-    Raises:
-        ValueError: if a size is not positive.
-
-    Example:
-        >>> model = make_world_model(image_size=48, image_channels=1, channels=16, lstm_hidden=32, support_size=10)
-        >>> output = model.eval().initial_inference(torch.zeros(2, 4, 48, 48))
-        >>> output.prior_logits.shape, output.embedding["latent"].shape
-        (torch.Size([2, 18]), torch.Size([2, 16, 3, 3]))
-    """
-    config = dict(locals())
-    for name, size in config.items():
-        allowed_zero = name.endswith("_blocks") or isinstance(size, bool)
-        if isinstance(size, int) and size < (0 if allowed_zero else 1):
-            raise ValueError(f"{name} is {size}; expected a positive integer")
-    side, bins = latent_size(image_size, downsample), Support(support_size).num_bins
-    head: dict[str, Any] = {"reduced_channels": reduced_channels, "head_hidden": head_hidden}
-    reward_head: nn.Module = (
-        ValuePrefixHead(channels, side, bins, lstm_hidden=lstm_hidden, **head)
-        if value_prefix
-        else RewardHead(channels, side, bins, **head)
-    )
-    model = WorldModel(
-        Representation(
-            frame_stack * image_channels,
-            channels=channels,
-            num_blocks=num_blocks,
-            downsample=downsample,
-            stem=stem,
-        ),
-        DynamicsModel(
-            Dynamics(
-                channels, num_actions=num_actions, num_blocks=dynamics_blocks, action_encoding=action_encoding
-            ),
-            reward_head,
-        ),
-        Prediction(
-            channels, side, num_actions=num_actions, num_bins=bins, num_blocks=prediction_blocks, **head
-        ),
-        Projection(
-            channels * side * side,
-            hidden=projection_hidden,
-            out=projection_out,
-            predictor_hidden=predictor_hidden,
-        ),
-        support=Support(support_size),
-        value_prefix_horizon=value_prefix_horizon if value_prefix else None,
-    )
-    model.config = config
-    # Convolutions on the CPU run 1.3 to 1.5 times faster on channels-last weights and frames.
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
