@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
-from xtra_rl.envs import TaskSpec, get_task, make_env
+from xtra_rl.envs import get_task, make_env
 from xtra_rl.envs.lockstep import Policy
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import InferenceModel, PriorPolicy, RainbowNetwork, WorldModel, make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
-from xtra_rl.recipes import common
+from xtra_rl.recipes import checks, common
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.backends import resolve_backend
 from xtra_rl.targets import ReanalyzeTargets, RootMemory, TeacherTargets
@@ -31,22 +31,12 @@ from xtra_rl.transfer import TaskWeighting
 TEACHER_COLUMNS = ("teacher_policy", "teacher_value")
 
 
-def input_sizes(cfg: DictConfig, task: TaskSpec) -> dict[str, int]:
-    """What a network must fit: the frames and the actions of a task."""
-    return {
-        "image_size": cfg.env.image_size,
-        "image_channels": common.frame_shape(cfg)[0],
-        "frame_stack": cfg.env.frame_stack,
-        "num_actions": task.num_actions,
-    }
-
-
 def world_model(cfg: DictConfig, task: str, *names: str) -> WorldModel:
     """The world model for a task's action head; its initialisation depends on the seed and ``names``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, "model", *names))
         model = make_world_model(
-            **input_sizes(cfg, get_task(task)),
+            **checks.input_sizes(cfg, get_task(task)),
             **common.plain(cfg.model),
         )
     return model.to(common.device_of(cfg))
@@ -180,6 +170,7 @@ def learner(
         max_grad_norm=max_grad_norm,
         frame_stack=cfg.env.frame_stack,
         augmentation=cfg.augmentation,
+        **common.plain(cfg.augment),
         generator=make_generator(cfg.seed, "augmentation", *names, device=common.device_of(cfg)),
         autocast=getattr(torch, cfg.autocast) if cfg.autocast else None,
         **common.plain(cfg.watchdog),
@@ -197,6 +188,7 @@ def offline_buffer(
     """Replay of a stored dataset, checked against the frames of this config."""
     dataset = TrajectoryDataset(path)
     dataset.check_frames(common.frame_shape(cfg))
+    checks.check_background(cfg, dataset.env_settings, f"dataset {str(path)!r}")
     return dataset.to_replay_buffer(
         columns,
         provenance=provenance,
@@ -250,21 +242,6 @@ def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
     if "untrained" in cfg.eval.baselines:
         untrained = planner(cfg, world_model(cfg, suite.task, "untrained"), "untrained")
     suite.measure_baselines(cfg.eval.baselines, untrained)
-
-
-def check_fits(cfg: DictConfig, model: WorldModel | RainbowNetwork, task: TaskSpec) -> None:
-    """Refuse a model that was built for other frames or another action head than this config's."""
-    wanted = input_sizes(cfg, task)
-    wrong = {
-        name: (model.config[name], value) for name, value in wanted.items() if model.config[name] != value
-    }
-    if wrong:
-        text = ", ".join(
-            f"{name} {has} and the config asks for {asks}" for name, (has, asks) in wrong.items()
-        )
-        raise ValueError(
-            f"the checkpoint was trained with {text}; pass the scale or env settings it was trained with"
-        )
 
 
 def env_and_replay(cfg: DictConfig, task: str, stage: str) -> tuple[EnvBase, TrajectoryReplayBuffer]:

@@ -12,7 +12,7 @@ from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer, even_quo
 from xtra_rl.envs import get_task
 from xtra_rl.models import RainbowNetwork, RainbowPolicy
 from xtra_rl.objectives import CurlLoss, CurlTarget
-from xtra_rl.recipes import build, common
+from xtra_rl.recipes import build, checks, common
 from xtra_rl.targets import NStepTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
@@ -30,7 +30,7 @@ def network(cfg: DictConfig, task: str, *names: str) -> RainbowNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, "curl", *names))
         made = RainbowNetwork(
-            **build.input_sizes(cfg, get_task(task)),
+            **checks.input_sizes(cfg, get_task(task)),
             **{name: cfg.curl[name] for name in sizes},
         )
     return made.to(common.device_of(cfg))

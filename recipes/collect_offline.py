@@ -106,7 +106,7 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
         frame_skip=cfg.env.frame_skip,
         sticky=cfg.env.sticky,
         grayscale=cfg.env.grayscale,
-        env_settings={"noop_max": cfg.env.noop_max, "max_frames": cfg.env.max_frames},
+        env_settings={name: cfg.env[name] for name in ("noop_max", "max_frames", "subtract_background")},
         provenance={
             "recipe": "collect_offline",
             "scale": cfg.scale,

@@ -25,7 +25,7 @@ from xtra_rl.evaluation.diagnosis_tables import by_unroll_step, summary
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.files import write_csv, write_json
 from xtra_rl.models import WorldModel
-from xtra_rl.recipes import build, build_curl, common
+from xtra_rl.recipes import build, build_curl, checks, common
 from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.seeding import derive_seed, make_generator
@@ -140,7 +140,7 @@ def diagnose(cfg: DictConfig, checkpoint: Path) -> Path:
     if build_curl.is_network(checkpoint):
         raise ValueError(f"checkpoint={checkpoint} is of CURL, which has no world model; pass another one")
     model, about = build.load_model(cfg, checkpoint)
-    build.check_fits(cfg, model, get_task(target))
+    checks.check_fits(cfg, model, get_task(target), checkpoint)
     if build.is_cloned(about):
         raise ValueError(
             f"checkpoint={checkpoint} was cloned: its dynamics were never trained; pass another one"

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from xtra_rl.envs import get_task
 from xtra_rl.envs.lockstep import Policy
 from xtra_rl.models import RainbowNetwork, WorldModel
-from xtra_rl.recipes import build, build_curl, common
+from xtra_rl.recipes import build, build_curl, checks, common
 from xtra_rl.recipes.finish import VIDEO_FPS, score_table, summarise
 from xtra_rl.training.run import RunDirectory
 
@@ -38,7 +38,7 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
     """Play and report; returns the run directory."""
     started, target = time.time(), common.target_of(cfg)
     model, policy = player(cfg, checkpoint, target)
-    build.check_fits(cfg, model, get_task(target))
+    checks.check_fits(cfg, model, get_task(target), checkpoint)
     run = RunDirectory(cfg.run_dir or f"runs/evaluate/{target}-{cfg.scale}-s{cfg.seed}")
     run.write_config(common.plain(cfg))
     run.write_manifest(

@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
-from xtra_rl.recipes import build, common, lifecycle
+from xtra_rl.recipes import build, checks, common, lifecycle
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Annotated, Inputs
 from xtra_rl.recipes.task_weighting import task_weighting
@@ -57,6 +57,7 @@ def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldMo
     freeze_components(model, list(cfg.freeze))
     if student is not None:
         pretrained, metadata = build.load_model(cfg, student)
+        checks.check_background(cfg, metadata.get("env", {}), f"student {str(student)!r}")
         report = transfer_components(pretrained, model, list(cfg.transfer))
         common.say(f"transfer from {student} ({', '.join(metadata.get('tasks', ['?']))}):\n{report}")
     return model

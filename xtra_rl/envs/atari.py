@@ -12,8 +12,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs.common import EnvBase
-from torchrl.envs.transforms import Compose, TransformedEnv
+from torchrl.envs.transforms import Compose, Transform, TransformedEnv
 
+from xtra_rl.envs.background import SubtractBackground, atari_background
 from xtra_rl.envs.tasks import TaskSpec, get_task, list_tasks
 from xtra_rl.envs.transforms import LifeLoss, StackFrames
 
@@ -224,6 +225,7 @@ def make_atari_env(
     max_frames: int = 108_000,
     seed: int = 0,
     num_threads: int = 0,
+    subtract_background: bool = False,
 ) -> EnvBase:
     r"""N copies of an Atari game with the preprocessing of EfficientZero and XTRA.
 
@@ -251,6 +253,8 @@ def make_atari_env(
         max_frames: emulator frames (without no-ops) after which a game is truncated.
         seed: of all randomness; every copy gets its own stream.
         num_threads: emulator threads, 0 for one per core.
+        subtract_background: frames are what differs from the game's still picture
+            (:class:`~xtra_rl.envs.background.SubtractBackground`); ``screen`` is then the frame as it was.
 
     Raises:
         ValueError: if the task is unknown or not an Atari game, or a number is out of range.
@@ -283,4 +287,7 @@ def make_atari_env(
         seed=seed,
         num_threads=num_threads,
     )
-    return TransformedEnv(env, Compose(LifeLoss(enabled=episodic_life), StackFrames(frame_stack)))
+    steps: list[Transform] = [LifeLoss(enabled=episodic_life)]
+    if subtract_background:
+        steps.append(SubtractBackground(atari_background(spec.name, image_size, grayscale, frame_skip)))
+    return TransformedEnv(env, Compose(*steps, StackFrames(frame_stack)))

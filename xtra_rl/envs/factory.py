@@ -24,12 +24,13 @@ def make_env(
     max_frames: int = 108_000,
     seed: int = 0,
     num_threads: int = 0,
+    subtract_background: bool = False,
 ) -> EnvBase:
     """The environment of a task: Atari by :func:`make_atari_env`, a custom one by its own factory.
 
-    A custom task decides on its own frames, so ``image_size``, ``grayscale``, ``sticky``, ``noop_max`` and
-    ``num_threads`` are Atari's only. It gets the same frame stack and step cap (``max_frames / frame_skip``
-    env_steps), and its factory is told ``training=episodic_life``.
+    A custom task decides on its own frames, so ``image_size``, ``grayscale``, ``sticky``, ``noop_max``,
+    ``num_threads`` and ``subtract_background`` are Atari's only. It gets the same frame stack and step cap
+    (``max_frames / frame_skip`` env_steps), and its factory is told ``training=episodic_life``.
 
     Raises:
         ValueError: if the task is unknown, a number is out of range or the custom environment does not have
@@ -53,6 +54,7 @@ def make_env(
             max_frames=max_frames,
             seed=seed,
             num_threads=num_threads,
+            subtract_background=subtract_background,
         )
     for name, value in (("num_envs", num_envs), ("frame_skip", frame_skip), ("max_frames", max_frames)):
         if value < 1:

@@ -170,7 +170,7 @@ class _Recorder:
                 f"record_frames={self._limit}, but the environment has no 'pixels' [N, C, H, W]; "
                 "pass record_frames=0"
             )
-        self._frames.append(td["pixels"][0].detach().cpu().clone())
+        self._frames.append(td.get("screen", td["pixels"])[0].detach().cpu().clone())
 
     def video(self) -> torch.Tensor | None:
         if not self._frames:

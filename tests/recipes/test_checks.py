@@ -1,0 +1,38 @@
+"""Data and models of other frames than the config's are refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from xtra_rl.envs import get_task
+from xtra_rl.recipes import build, checks
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_model_of_frames_with_and_without_background(config, tmp_path, trained):
+    cfg = config("xtra_finetune", "scale=smoke", f"env.subtract_background={str(trained).lower()}")
+    model = build.world_model(cfg, "alien")
+    saved = build.save(tmp_path / "model", cfg, model, "test", ["alien"])
+    checks.check_fits(cfg, model, get_task("alien"), saved)
+    cfg.env.subtract_background = not trained
+    asked = str(not trained).lower()
+    with pytest.raises(ValueError, match=f"model' is of frames .* asks for env.subtract_background={asked}"):
+        checks.check_fits(cfg, model, get_task("alien"), saved)
+
+
+def test_sizes_are_compared(config, tmp_path):
+    cfg = config("xtra_finetune", "scale=smoke")
+    model = build.world_model(cfg, "alien")
+    saved = build.save(tmp_path / "model", cfg, model, "test", ["alien"])
+    size = cfg.env.image_size
+    cfg.env.image_size = size + 4
+    with pytest.raises(ValueError, match=f"image_size {size} and the config asks for {size + 4}"):
+        checks.check_fits(cfg, model, get_task("alien"), saved)
+
+
+def test_settings_without_a_word_on_backgrounds_are_of_whole_frames(config):
+    cfg = config("xtra_finetune", "scale=smoke")
+    checks.check_background(cfg, {}, "dataset 'old'")
+    cfg.env.subtract_background = True
+    with pytest.raises(ValueError, match="dataset 'old' is of frames with their background"):
+        checks.check_background(cfg, {}, "dataset 'old'")
