@@ -29,6 +29,7 @@ SHARED_KEYS = (
     "loss",
     "optim",
     "augmentation",
+    "augment",
 )
 SHARED_KEYS += ("replay", "batch_size")
 

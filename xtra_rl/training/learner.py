@@ -67,6 +67,7 @@ class Learner:
         max_grad_norm: bound on the global norm, 5 as published.
         frame_stack: F.
         augmentation: random shift and intensity, as published.
+        shift, intensity: pixels, and standard deviation of the factor (:func:`~xtra_rl.data.augment.augment`).
         generator: of the augmentation.
         autocast: dtype of mixed-precision forward passes, e.g. ``torch.bfloat16``; ``None`` for float32.
         max_loss: total loss that counts as exploding; ``None`` sets no limit to finite ones.
@@ -94,6 +95,8 @@ class Learner:
         max_grad_norm: float = 5.0,
         frame_stack: int = 4,
         augmentation: bool = True,
+        shift: int = 4,
+        intensity: float = 0.05,
         generator: torch.Generator | None = None,
         autocast: torch.dtype | None = None,
         max_loss: float | None = None,
@@ -112,6 +115,8 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.frame_stack = frame_stack
         self.augmentation = augmentation
+        self.shift = shift
+        self.intensity = intensity
         self.generator = generator
         self.autocast = autocast
         self.max_loss = math.inf if max_loss is None else max_loss
@@ -213,7 +218,7 @@ class Learner:
             parts["next_observation"] = pixels[:, 1:]
         for name, frames in parts.items():
             if self.augmentation:
-                frames = augment(frames, generator=self.generator)
+                frames = augment(frames, pad=self.shift, scale=self.intensity, generator=self.generator)
             batch[name] = stack_frames(frames, stacks)
         batch["observation"] = batch["observation"][:, 0]
 
