@@ -40,3 +40,17 @@ def test_finished_runs_say_more_than_the_estimate():
 
 def test_a_calibration_of_another_version_is_measured_again():
     assert read_rates({"a": asdict(RATES), "b": {"env_step": 1.0}, "c": None}) == {"a": RATES}
+
+
+def test_starting_the_emulators_is_not_counted_among_the_steps_of_games(monkeypatch):
+    """Half a second to start, then 10 ms for each of two games' steps."""
+    from xtra_rl.recipes import costs
+
+    clock = [0.0]
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+
+    def play(steps):
+        clock[0] += 0.5 + 0.01 * 2 * steps
+        return [steps, steps]
+
+    assert costs._seconds_a_step(play) == pytest.approx(0.01)
