@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
 from pathlib import Path
 
 import torch
@@ -41,7 +42,20 @@ def fit(model, batch, frame_stack: int, mode: str) -> dict[str, float]:
         latent, reward, state = model.step(latent, batch["action"][:, k], state)
         rewards.append(model.support.decode(reward))
     reward, target = torch.stack(rewards, 1), batch["reward_target"]
+    root, action = model.represent(stack_frames(batch["pixels"], frame_stack)[:, 0]), batch["action"][:, 0]
+    came = model.represent(stack_frames(batch["pixels"], frame_stack)[:, 1])
+    mask = batch["consistency_mask"][:, 0]
+    near = [
+        torch.nn.functional.cosine_similarity(
+            model.project(model.step(root, a, model.initial_state(root))[0], predictor=True),
+            model.project(came, predictor=False),
+        )[mask]
+        for a in (action, action[torch.randperm(len(action))])
+    ]
+    differs = near[0] != near[1]
     return {
+        "true action nearer": float((near[0] > near[1])[differs].float().mean()),
+        "cosine": float(near[0].mean()),
         "reward explained": explained(reward, target),
         "predicted where a reward came": float(reward[target > 0].mean()),
         "and elsewhere": float(reward[target == 0].mean()),
@@ -55,6 +69,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("updates", type=int)
     arguments.add_argument("overrides", nargs="*", help="of scale=laptop, from scratch")
+    arguments.add_argument("--every", type=int, default=200)
     given = arguments.parse_args()
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -65,7 +80,10 @@ def main() -> None:
         actor.step()
     for step in range(1, given.updates + 1):
         update(source, learner, Stopwatch())
-        if step % 200 == 0:
+        if step == 20:
+            begun = time.perf_counter()
+        if step % given.every == 0:
+            print(f"{1000 * (time.perf_counter() - begun) / max(step - 20, 1):.0f} ms an update")
             batch = torch.cat([source.build(source.draw()) for _ in range(4)])
             for mode in ("eval", "train"):
                 numbers = fit(model, batch, cfg.env.frame_stack, mode)

@@ -18,6 +18,7 @@ from xtra_rl.recipes.study import plan
 COUNTS = {"table1": 300 + 50, "table2": 25 + 50, "table6": 75, "table7": 75}
 COUNTS |= {"figure6a": 25, "figure6b": 25, "figure6c": 25, "figure7": 50, "figure13": 25}
 COUNTS |= {"table4": 50, "table5": 100, "task_weights": 4 * 50}
+COUNTS |= {"laptop": 0, "laptop_mazes": 0}  # all of them are runs of table 1
 
 
 @pytest.fixture
@@ -93,6 +94,8 @@ def test_columns_of_tables_are_named_as_the_published_ones():
 def test_every_table_and_figure_with_runs_has_one_experiment():
     drawn = []
     for path in EXPERIMENT_FILES:
+        if path.stem.startswith("laptop"):
+            continue  # the repository's own study draws them from fewer games
         content = OmegaConf.load(path)
         drawn += [*content.tables, *content.figures]
     figures = [
