@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xtra_rl.envs import make_env
-from xtra_rl.envs.background import SubtractBackground, atari_background, measure_background
+from xtra_rl.envs import SubtractBackground, make_env, measure_background
+from xtra_rl.envs.background import atari_background
 
 SMALL = {"image_size": 48, "grayscale": True}
 

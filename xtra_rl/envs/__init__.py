@@ -16,6 +16,7 @@ from xtra_rl.envs.tasks import (
 
 if TYPE_CHECKING:
     from xtra_rl.envs.atari import AtariEnv, make_atari_env
+    from xtra_rl.envs.background import SubtractBackground, measure_background
     from xtra_rl.envs.factory import make_env
     from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit
 
@@ -28,17 +29,20 @@ __all__ = [
     "LifeLoss",
     "StackFrames",
     "StepLimit",
+    "SubtractBackground",
     "TaskSpec",
     "get_task",
     "list_tasks",
     "make_atari_env",
     "make_env",
+    "measure_background",
     "register_task",
     "task_set",
     "unregister_task",
 ]
 
 _MODULES = {"AtariEnv": "atari", "make_atari_env": "atari", "make_env": "factory"}
+_MODULES |= dict.fromkeys(("SubtractBackground", "measure_background"), "background")
 _MODULES |= dict.fromkeys(
     ("END_OF_LIFE", "LegalActions", "LifeLoss", "StackFrames", "StepLimit"), "transforms"
 )
