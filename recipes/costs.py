@@ -32,19 +32,17 @@ _MEASURE = ("profile.updates=3", "profile.warmup=1", "profile.fill=600")
 _GAME_STEPS = 4  # of the evaluation that is timed
 
 #: What the speed of a step depends on, besides the machine.
-_DECISIVE = (
-    "env",
-    "num_envs",
-    "model",
-    "search",
-    "inference",
-    "targets",
-    "loss",
-    "optim",
+_DECISIVE = ("env", "num_envs", "model", "search", "inference", "targets", "loss", "optim")
+_DECISIVE += (
     "augmentation",
     "augment",
+    "batch_size",
+    "autocast",
+    "compile",
+    "device",
+    "target",
+    "cross_task",
 )
-_DECISIVE += ("batch_size", "autocast", "compile", "device", "target", "cross_task")
 
 
 def compose_run(recipe: str, overrides: Sequence[str]) -> DictConfig:

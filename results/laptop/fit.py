@@ -18,6 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from xtra_rl.data.windows import stack_frames
+from xtra_rl.evaluation.diagnosis_tables import explained_variance
 from xtra_rl.recipes import build
 from xtra_rl.training.loop import update
 from xtra_rl.training.stopwatch import Stopwatch
@@ -26,29 +27,23 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SCRATCH = ("scale=laptop", "cross_task=false", "pretrained=false", "device=cpu")
 
 
-def explained(predicted: torch.Tensor, target: torch.Tensor) -> float:
-    """Share of the target's variance."""
-    return 1 - float((predicted - target).square().mean() / target.var())
-
-
 @torch.no_grad()
 def fit(model, batch, frame_stack: int, mode: str) -> dict[str, float]:
     """Predictions along the true actions against a batch's targets; the model is not changed."""
     model = copy.deepcopy(model).train(mode == "train")
-    latent = model.represent(stack_frames(batch["pixels"], frame_stack)[:, 0])
+    stacks, action = stack_frames(batch["pixels"], frame_stack), batch["action"][:, 0]
+    root = latent = model.represent(stacks[:, 0])
     state, rewards = model.initial_state(latent), []
     value = model.support.decode(model.predict(latent)[1])
     for k in range(batch["reward_target"].shape[1]):
         latent, reward, state = model.step(latent, batch["action"][:, k], state)
         rewards.append(model.support.decode(reward))
     reward, target = torch.stack(rewards, 1), batch["reward_target"]
-    root, action = model.represent(stack_frames(batch["pixels"], frame_stack)[:, 0]), batch["action"][:, 0]
-    came = model.represent(stack_frames(batch["pixels"], frame_stack)[:, 1])
+    came = model.project(model.represent(stacks[:, 1]), predictor=False)
     mask = batch["consistency_mask"][:, 0]
     near = [
         torch.nn.functional.cosine_similarity(
-            model.project(model.step(root, a, model.initial_state(root))[0], predictor=True),
-            model.project(came, predictor=False),
+            model.project(model.step(root, a, model.initial_state(root))[0], predictor=True), came
         )[mask]
         for a in (action, action[torch.randperm(len(action))])
     ]
@@ -56,10 +51,10 @@ def fit(model, batch, frame_stack: int, mode: str) -> dict[str, float]:
     return {
         "true action nearer": float((near[0] > near[1])[differs].float().mean()),
         "cosine": float(near[0].mean()),
-        "reward explained": explained(reward, target),
+        "reward explained": explained_variance(reward.numpy(), target.numpy()),
         "predicted where a reward came": float(reward[target > 0].mean()),
         "and elsewhere": float(reward[target == 0].mean()),
-        "value explained": explained(value, batch["value_target"][:, 0]),
+        "value explained": explained_variance(value.numpy(), batch["value_target"][:, 0].numpy()),
         "spread of values": float(value.std()),
         "of their targets": float(batch["value_target"][:, 0].std()),
     }
@@ -78,12 +73,11 @@ def main() -> None:
     actor, source, learner = build.online(cfg, cfg.target, model, "fit")
     while actor.env_steps < 2400:
         actor.step()
+    begun = time.perf_counter()
     for step in range(1, given.updates + 1):
         update(source, learner, Stopwatch())
-        if step == 20:
-            begun = time.perf_counter()
         if step % given.every == 0:
-            print(f"{1000 * (time.perf_counter() - begun) / max(step - 20, 1):.0f} ms an update")
+            print(f"{1000 * (time.perf_counter() - begun) / step:.0f} ms an update")
             batch = torch.cat([source.build(source.draw()) for _ in range(4)])
             for mode in ("eval", "train"):
                 numbers = fit(model, batch, cfg.env.frame_stack, mode)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from xtra_rl.data.augment import random_shift
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.envs import get_task, make_env
+from xtra_rl.evaluation.diagnosis_tables import explained_variance
 from xtra_rl.models import WorldModel, make_world_model
 from xtra_rl.objectives import MuZeroLoss
 
@@ -95,11 +96,6 @@ class Windows:
         )  # fmt: skip
 
 
-def explained(predicted: Tensor, target: Tensor) -> float:
-    """Share of the target's variance."""
-    return 1 - float((predicted - target).square().mean() / target.var())
-
-
 @torch.no_grad()
 def examine(model: WorldModel, batch: TensorDict) -> str:
     """Value at the root, rewards along the unroll, and how often the true action's latent is the nearer one."""
@@ -117,9 +113,15 @@ def examine(model: WorldModel, batch: TensorDict) -> str:
         latent, logits, _ = model.step(latent, batch["action"][:, k], None)
         rewards.append(model.support.decode(logits))
     model.train()
+    explained = [
+        explained_variance(predicted.numpy(), target.numpy())
+        for predicted, target in (
+            (value, batch["value_target"][:, 0]),
+            (torch.stack(rewards, 1), batch["reward_target"]),
+        )
+    ]
     return (
-        f"value {explained(value, batch['value_target'][:, 0]):+.2f} reward"
-        f" {explained(torch.stack(rewards, 1), batch['reward_target']):+.2f} true action nearer"
+        f"value {explained[0]:+.2f} reward {explained[1]:+.2f} true action nearer"
         f" {float((near[0] > near[1])[action != other].float().mean()):.2f}"
     )
 
