@@ -101,6 +101,31 @@ def test_reanalysed_policy_finds_the_paying_action_and_the_rest_keeps_the_stored
     torch.testing.assert_close(batch["policy_target"][1], torch.tensor([0.2, 0.3, 0.5]).expand(K + 1, 3))
 
 
+@pytest.mark.parametrize("source", ["network", "search"])
+def test_windows_that_hold_their_random_numbers_are_reanalysed_alike_in_any_company(source):
+    def fresh():
+        make, model = targets(policy_ratio=0.7, noise=True, value_source=source)
+        model.recurrent_inference = _equal_actions
+        make.planner = MCTSPlanner(model, num_simulations=7, discount=GAMMA, seed=3)
+        return make
+
+    some = torch.cat([windows(buffer(10), root) for root in (1, 3, 8, 9, 0)])
+    together = fresh()(some)
+    some["drawn"] = fresh().draw(5)
+    apart, other = fresh(), fresh()
+    other.planner.generator.manual_seed(9)
+    found = torch.cat([other(some[3:]), apart(some[:3])])[[2, 3, 4, 0, 1]]
+    for key in ("policy_target", "policy_mask", "value_target"):
+        torch.testing.assert_close(found[key], together[key], msg=key, rtol=0, atol=0)
+    assert len(together["policy_target"][:3].flatten(0, 1).unique(dim=0)) > 3  # the noise decides something
+
+
+def _equal_actions(action, embedding):
+    """No action pays: the noise alone says where a search looks."""
+    nothing = torch.zeros(len(action))
+    return RecurrentOutput(nothing, nothing, torch.zeros(len(action), A)), embedding
+
+
 def test_offline_data_without_stored_policies_learns_only_reanalysed_ones():
     make, _ = targets(policy_ratio=0.5)
     both = torch.cat([windows(buffer(10), 1), windows(buffer(10), 1)]).exclude("search_policy")

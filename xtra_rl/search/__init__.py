@@ -8,6 +8,7 @@ model.
 from xtra_rl.search.cuda_graph import SearchGraphs
 from xtra_rl.search.embeddings import PoolMemory
 from xtra_rl.search.memory import search_bytes
+from xtra_rl.search.noise import RootNoise
 from xtra_rl.search.planner import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.search import gumbel_search, puct_search
 from xtra_rl.search.tree import SearchTree
@@ -21,6 +22,7 @@ __all__ = [
     "PoolMemory",
     "RecurrentFn",
     "RecurrentOutput",
+    "RootNoise",
     "SearchGraphs",
     "SearchResult",
     "SearchTree",

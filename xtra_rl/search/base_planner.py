@@ -20,6 +20,8 @@ from xtra_rl.search.backends import BackendName, check_backend_name
 from xtra_rl.search.cuda_graph import SearchGraphs
 from xtra_rl.search.embeddings import PoolMemory
 from xtra_rl.search.memory import search_bytes
+from xtra_rl.search.noise import RootNoise
+from xtra_rl.search.ties import draw_tie_seeds
 from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, SearchResult
 
 
@@ -167,20 +169,28 @@ class SearchPlanner(TensorDictModuleBase):
             tensordict.set(key, output.reshape((*batch, *output.shape[1:])).to(home))
         return tensordict
 
+    def draw_noise(self, action_mask: Tensor) -> RootNoise:
+        """Fresh random numbers for roots with legal actions ``action_mask [B, A]`` (True = legal)."""
+        draws = self._draw_noise(action_mask)
+        return RootNoise(draws, draw_tie_seeds(len(action_mask), self.generator, action_mask.device))
+
     @torch.no_grad()
-    def search(self, observation: Tensor, action_mask: Tensor | None = None, *, noise: bool) -> SearchResult:
+    def search(
+        self, observation: Tensor, action_mask: Tensor | None = None, *, noise: bool | RootNoise
+    ) -> SearchResult:
         """Search from observations ``[B, F*C, H, W]`` with legal actions ``action_mask [B, A]`` (None = all).
 
         Args:
             observation: stacked frames as the world model takes them.
             action_mask: True = legal.
-            noise: explore: noise at the root, and ties broken at random.
+            noise: explore: noise at the root, and ties broken at random; or the numbers to do so, from
+                :meth:`draw_noise`.
         """
         return self.search_from(self.initial_inference(observation), action_mask, noise=noise)
 
     @torch.no_grad()
     def search_from(
-        self, initial: InitialOutput, action_mask: Tensor | None = None, *, noise: bool
+        self, initial: InitialOutput, action_mask: Tensor | None = None, *, noise: bool | RootNoise
     ) -> SearchResult:
         """Search from a ready initial inference of ``B`` roots; see :meth:`search`.
 
@@ -195,7 +205,10 @@ class SearchPlanner(TensorDictModuleBase):
             raise ValueError(
                 f"action_mask has dtype {action_mask.dtype}, expected torch.bool with True = legal."
             )
-        draws = self._draw_noise(action_mask) if noise else None
+        draws: RootNoise | None = None
+        if noise is not False:
+            draws = self.draw_noise(action_mask) if noise is True else noise
+            checks.check_shape("noise.root", draws.root, size)
         bound = self._roots_at_once(initial)
         limit = min(bound, size[0])
         results = []
@@ -204,9 +217,10 @@ class SearchPlanner(TensorDictModuleBase):
                 count = min(limit, size[0] - start)
                 rows = self._rows(start, count, bound, action_mask.device)
                 chunk = InitialOutput(*(part[rows] for part in initial))
+                drawn = None if draws is None else draws.take(rows)
                 result = self._search(
                     chunk,
-                    None if draws is None else draws[rows],
+                    None if drawn is None else drawn.root,
                     num_simulations=self.num_simulations,
                     discount=self.discount,
                     invalid_actions=~action_mask[rows],
@@ -215,7 +229,7 @@ class SearchPlanner(TensorDictModuleBase):
                     backend=self.backend,
                     graphs=self._graphs,
                     memory=self._memory,
-                    generator=self.generator if noise else None,
+                    tie_seeds=None if drawn is None else drawn.tie_seeds,
                 )
                 results.append(_first(result, count))
         if len(results) == 1:

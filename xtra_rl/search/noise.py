@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class RootNoise(NamedTuple):
+    """Random numbers of a search for each of its roots: the same root with the same numbers is searched the same way,
+    whoever else is searched beside it."""
+
+    root: Tensor  # [B, A]
+    tie_seeds: Tensor  # [B] int64
+
+    def take(self, rows: slice | Tensor) -> RootNoise:
+        """Those of some roots."""
+        return RootNoise(self.root[rows], self.tie_seeds[rows])
 
 
 def dirichlet_noise(action_mask: Tensor, alpha: float, generator: torch.Generator) -> Tensor:

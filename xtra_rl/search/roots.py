@@ -28,14 +28,18 @@ def prepare_roots(
     embedding: Embedding,
     invalid_actions: Tensor | None,
     generator: torch.Generator | None,
+    tie_seeds: Tensor | None = None,
 ) -> Roots:
-    """Check and mask the roots; with a generator, draw seeds that break ties at random."""
+    """Check and mask the roots; with a generator and no seeds, draw seeds that break ties at random."""
     checks.check_roots(prior_logits, value, embedding)
     invalid = checks.check_legal(prior_logits, invalid_actions)
     dtype = torch.promote_types(torch.promote_types(prior_logits.dtype, value.dtype), torch.float32)
     logits = prior_logits.to(dtype).masked_fill(invalid, -torch.inf)
-    seeds = None if generator is None else draw_tie_seeds(len(value), generator, value.device)
-    return Roots(logits, value.to(dtype), invalid, seeds)
+    if tie_seeds is not None:
+        checks.check_shape("tie_seeds", tie_seeds, [len(value)])
+    elif generator is not None:
+        tie_seeds = draw_tie_seeds(len(value), generator, value.device)
+    return Roots(logits, value.to(dtype), invalid, tie_seeds)
 
 
 def search_result(tree: SearchTree, action_weights: Tensor, action: Tensor) -> SearchResult:

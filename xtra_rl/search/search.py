@@ -42,6 +42,7 @@ def puct_search(
     graphs: SearchGraphs | None = None,
     memory: PoolMemory | None = None,
     generator: torch.Generator | None = None,
+    tie_seeds: Tensor | None = None,
 ) -> SearchResult:
     """Search with MuZero's pUCT rule from ``B`` roots at once.
 
@@ -74,6 +75,7 @@ def puct_search(
         memory: keeps the memory of the latents from call to call: hand the same
             :class:`~xtra_rl.search.embeddings.PoolMemory` to searches that do not overlap in time.
         generator: breaks ties at random, anew in each node and simulation; None gives them to the lowest action.
+        tie_seeds: ``[B]`` int64 in [0, 2^31), used to that end instead of draws from ``generator``.
 
     Returns:
         A :class:`~xtra_rl.search.types.SearchResult`; ``action`` is the most visited one.
@@ -101,7 +103,7 @@ def puct_search(
     checks.check_range("pb_c_init", pb_c_init, 0)
     checks.check_range("pb_c_base", pb_c_base, 0, open_low=True)
     checks.check_range("value_delta_max", value_delta_max, 0, open_low=True)
-    roots = prepare_roots(prior_logits, value, embedding, invalid_actions, generator)
+    roots = prepare_roots(prior_logits, value, embedding, invalid_actions, generator, tie_seeds)
     prior = roots.prior_logits.softmax(dim=-1)
     if root_noise is not None:
         checks.check_shape("root_noise", root_noise, list(prior.shape))
@@ -136,6 +138,7 @@ def gumbel_search(
     graphs: SearchGraphs | None = None,
     memory: PoolMemory | None = None,
     generator: torch.Generator | None = None,
+    tie_seeds: Tensor | None = None,
 ) -> SearchResult:
     """Search with Gumbel MuZero from ``B`` roots at once: a policy improvement even with few simulations.
 
@@ -161,7 +164,8 @@ def gumbel_search(
         backend: as in :func:`puct_search`.
         graphs: as in :func:`puct_search`.
         memory: as in :func:`puct_search`.
-        generator: as in :func:`puct_search`.
+        generator: as in :func:`puct_search`, also for the next.
+        tie_seeds: see there.
 
     Returns:
         A :class:`~xtra_rl.search.types.SearchResult`; ``action_weights`` is softmax(logits + transformed Q)
@@ -176,7 +180,7 @@ def gumbel_search(
     checks.check_range("value_scale", value_scale, 0)
     checks.check_range("maxvisit_init", maxvisit_init, 0)
     checks.check_range("rescale_floor", rescale_floor, 0, open_low=True)
-    roots = prepare_roots(prior_logits, value, embedding, invalid_actions, generator)
+    roots = prepare_roots(prior_logits, value, embedding, invalid_actions, generator, tie_seeds)
     logits = roots.prior_logits
     noise = torch.zeros_like(logits)
     if gumbel is not None:

@@ -11,7 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from xtra_rl.data.windows import stack_frames
-from xtra_rl.search import InitialOutput
+from xtra_rl.search import InitialOutput, RootNoise
 from xtra_rl.search.base_planner import SearchPlanner
 from xtra_rl.targets.memory import RootMemory
 from xtra_rl.targets.value import (
@@ -102,6 +102,24 @@ class ReanalyzeTargets:
         """Restore :meth:`state_dict`."""
         self.planner.set_rng_state(state["planner"])
 
+    def draw(self, count: int) -> TensorDict:
+        """What is random about the targets of ``count`` windows, ``[count]``.
+
+        Windows that hold it as ``"drawn"`` get the same targets wherever, and beside whatever other windows, they are
+        reanalysed: this is how several processes share a batch. Without it a call draws for itself.
+
+        Returns:
+            ``renewed``: whose policies are searched again; and with noise, for each position that may be searched,
+            ``noise [count, P, A]`` and ``tie_seeds [count, P]`` (:meth:`~xtra_rl.search.SearchPlanner.draw_noise`).
+        """
+        drawn = {"renewed": torch.arange(count) < math.ceil(self.policy_ratio * count)}
+        if self.noise:
+            positions = self.unroll_steps + 1 + (self.td_steps if self.value_source == "search" else 0)
+            mask = self.action_mask.expand(count * positions, -1)
+            for name, numbers in self.planner.draw_noise(mask)._asdict().items():
+                drawn["noise" if name == "root" else name] = numbers.unflatten(0, (count, positions))
+        return TensorDict(drawn, [count])
+
     @torch.no_grad()
     def __call__(self, windows: TensorDictBase) -> TensorDict:
         """Training batch ``[B]`` for :class:`~xtra_rl.objectives.muzero.MuZeroLoss`, before augmentation."""
@@ -111,12 +129,11 @@ class ReanalyzeTargets:
         index, ended = bootstrap_positions(mask, terminated, td_steps=steps, unroll_steps=unroll)
         bootstrap = torch.zeros_like(windows["observation_mask"]).scatter_(1, index, True)
         bootstrap &= windows["observation_mask"]
-        renewed = torch.arange(mask.shape[0], device=mask.device) < math.ceil(
-            self.policy_ratio * mask.shape[0]
-        )
+        drawn = windows.get("drawn", None)
+        drawn = (self.draw(len(mask)) if drawn is None else drawn).to(mask.device)
         searched = torch.zeros_like(bootstrap)
-        searched[:, : unroll + 1] = mask[:, : unroll + 1] & renewed[:, None]
-        value, policy = self._infer(windows, bootstrap, searched)
+        searched[:, : unroll + 1] = mask[:, : unroll + 1] & drawn["renewed"][:, None]
+        value, policy = self._infer(windows, bootstrap, searched, drawn)
 
         policy_mask = searched[:, : unroll + 1]
         stored = windows.get("search_policy", None)
@@ -139,7 +156,9 @@ class ReanalyzeTargets:
             value_prefix_horizon=self.planner.world_model.value_prefix_horizon,
         )
 
-    def _infer(self, windows: TensorDictBase, bootstrap: Tensor, searched: Tensor) -> tuple[Tensor, Tensor]:
+    def _infer(
+        self, windows: TensorDictBase, bootstrap: Tensor, searched: Tensor, drawn: TensorDictBase
+    ) -> tuple[Tensor, Tensor]:
         """Values at the bootstrap positions ``[B, W+1]`` and policies at the searched ones ``[B, K+1, A]``."""
         needed, pixels = bootstrap | searched, windows["pixels"]
         roots = needed if self.value_source == "search" else searched
@@ -154,12 +173,13 @@ class ReanalyzeTargets:
             select = roots[rows, columns].nonzero().squeeze(1)
             if select.numel() == 0:
                 continue
+            rows, columns = rows[select], columns[select]
             result = self.planner.search_from(
                 InitialOutput(initial.prior_logits[select], initial.value[select], initial.embedding[select]),
                 self.action_mask.expand(select.numel(), -1),
-                noise=self.noise,
+                noise=self.noise
+                and RootNoise(drawn["noise"][rows, columns], drawn["tie_seeds"][rows, columns]),
             )
-            rows, columns = rows[select], columns[select]
             policy[rows, columns] = result.action_weights.float()
             if self.value_source == "search":
                 value[rows, columns] = result.root_value.float()
