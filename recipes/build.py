@@ -10,7 +10,14 @@ import torch
 from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 
-from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryDataset, TrajectoryReplayBuffer, even_quotas
+from xtra_rl import distributed
+from xtra_rl.data import (
+    BatchShard,
+    MultiTaskReplayBuffer,
+    TrajectoryDataset,
+    TrajectoryReplayBuffer,
+    even_quotas,
+)
 from xtra_rl.envs import get_task, make_env
 from xtra_rl.envs.lockstep import Policy
 from xtra_rl.evaluation.suite import EvaluationSuite
@@ -39,6 +46,8 @@ def world_model(cfg: DictConfig, task: str, *names: str) -> WorldModel:
             **checks.input_sizes(cfg, get_task(task)),
             **common.plain(cfg.model),
         )
+    if distributed.world_size() > 1 and cfg.data_parallel.batch_norm == "synchronised":
+        distributed.synchronise_batch_norm(model)
     return model.to(common.device_of(cfg))
 
 
@@ -58,7 +67,9 @@ def is_cloned(about: dict[str, Any]) -> bool:
 def save(
     path: Path, cfg: DictConfig, model: WorldModel | RainbowNetwork, stage: str, tasks: list[str]
 ) -> Path:
-    """Write a model directory that says where it comes from."""
+    """Write a model directory that says where it comes from; of several ranks the main one does."""
+    if not distributed.is_main():
+        return path
     about = {
         "tasks": tasks,
         "stage": stage,
@@ -106,26 +117,42 @@ def uses_cuda_graph(cfg: DictConfig) -> bool:
     return device.type == "cuda" and resolve_backend(cfg.search.backend, device) == "triton"
 
 
+def shard_of(quotas: dict[str, int]) -> BatchShard | None:
+    """This rank's part of a batch with these quotas, where there are several ranks."""
+    size = distributed.world_size()
+    return BatchShard(quotas, distributed.rank(), size) if size > 1 else None
+
+
 def reanalyze_targets(
-    cfg: DictConfig, target: LaggingTarget, task: str, rows: int, *names: str, **changes: Any
+    cfg: DictConfig, target: LaggingTarget, task: str, rows: int, quota: int, *names: str, **changes: Any
 ) -> ReanalyzeTargets:
-    """Targets of a task that is learnt by search on the lagging network, from a buffer of so many ``rows``."""
+    """Targets of a task that is learnt by search on the lagging network, from a buffer of so many ``rows``.
+
+    ``quota`` is how many windows of it a batch has.
+    """
     search = planner(cfg, target.module, "reanalyze", task, *names)
     mask = get_task(task).action_mask.to(common.device_of(cfg))
     options = common.plain(cfg.targets) | changes
     room = options.pop("memory_bytes")
     memory = RootMemory(search, rows, version=lambda: target.version, max_bytes=room) if room else None
+    shard = shard_of({task: quota})
     return ReanalyzeTargets(
-        search, mask, discount=cfg.search.discount, frame_stack=cfg.env.frame_stack, memory=memory, **options
+        search,
+        mask,
+        discount=cfg.search.discount,
+        frame_stack=cfg.env.frame_stack,
+        shard=None if shard is None else (shard.rows(task), quota),
+        memory=memory,
+        **options,
     )
 
 
 def offline_reanalyze_targets(
-    cfg: DictConfig, target: LaggingTarget, task: str, rows: int, *names: str
+    cfg: DictConfig, target: LaggingTarget, task: str, rows: int, quota: int, *names: str
 ) -> ReanalyzeTargets:
     """Targets of a stored dataset that is learnt by reanalysis alone; its data has no age."""
     return reanalyze_targets(
-        cfg, target, task, rows, *names, policy_ratio=cfg.teacher.policy_ratio, age_interval=None
+        cfg, target, task, rows, quota, *names, policy_ratio=cfg.teacher.policy_ratio, age_interval=None
     )
 
 
@@ -151,8 +178,9 @@ def learner(
     task_weights: TaskWeighting | None = None,
     reduction: str = "sum",
     loss: TaskLoss | None = None,
+    shard: BatchShard | None = None,
 ) -> Learner:
-    """Loss (the world model's, if none is given), optimiser and schedules around a model."""
+    """Loss (the world model's, if none is given), optimiser and schedules around a model; ``shard`` as its source."""
     if cfg.compile:
         for module in model.components().values():
             module.compile(dynamic=False)
@@ -174,6 +202,7 @@ def learner(
         generator=make_generator(cfg.seed, "augmentation", *names, device=common.device_of(cfg)),
         autocast=getattr(torch, cfg.autocast) if cfg.autocast else None,
         **common.plain(cfg.watchdog),
+        shard=shard,
     )
 
 
@@ -212,7 +241,8 @@ def annotated_buffers(
 def batch_source(cfg: DictConfig, buffers: MultiTaskReplayBuffer, targets: dict[str, Any]) -> BatchSource:
     """Batches for a learner of this config."""
     prefetch = common.auto_or_bool("prefetch", cfg.prefetch)
-    return BatchSource(buffers, targets, device=common.device_of(cfg), prefetch=prefetch)
+    shard = shard_of(buffers.quotas)
+    return BatchSource(buffers, targets, device=common.device_of(cfg), prefetch=prefetch, shard=shard)
 
 
 def prior_policy(cfg: DictConfig, model: WorldModel, task: str) -> PriorPolicy:
@@ -274,9 +304,10 @@ def online(
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
     buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)
-    targets = {task: reanalyze_targets(cfg, target, task, replay.max_rows, stage)} | dict.fromkeys(
-        cross, teacher_targets(cfg, model)
-    )
+    targets = {
+        task: reanalyze_targets(cfg, target, task, replay.max_rows, cfg.batch_size, stage)
+    } | dict.fromkeys(cross, teacher_targets(cfg, model))
+    source = batch_source(cfg, buffers, targets)
     learn = learner(
         cfg,
         model,
@@ -285,6 +316,9 @@ def online(
         target=target,
         task_weights=task_weights,
         reduction=cfg.task_loss_reduction,
+        shard=source.shard,
     )
-    actor = Actor(env, planner(cfg, model, "act", stage, task), replay)
-    return actor, batch_source(cfg, buffers, targets), learn
+    acting: Any = planner(cfg, model, "act", stage, task)
+    if source.shard is not None:
+        acting = distributed.SharedPlanner(acting)
+    return Actor(env, acting, replay), source, learn

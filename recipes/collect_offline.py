@@ -18,6 +18,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from xtra_rl import distributed
 from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
 from xtra_rl.data.collect import Policy, collect_episodes
 from xtra_rl.data.inspect import returns_by_checkpoint
@@ -36,7 +37,7 @@ def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]
     steps = [settings.env_steps * (i + 1) // settings.checkpoints for i in range(settings.checkpoints)]
     saved = {step: folder / f"step-{step}" for step in steps}
     with lifecycle.scratch(folder) as checkpoints:
-        if not all(path.is_dir() for path in saved.values()):
+        if not distributed.on_main(lambda: all(path.is_dir() for path in saved.values())):
             _train(cfg, task, saved, checkpoints)
     return saved
 
@@ -44,6 +45,8 @@ def train_collector(cfg: DictConfig, task: str, folder: Path) -> dict[int, Path]
 def _train(cfg: DictConfig, task: str, saved: dict[int, Path], checkpoints: Path) -> None:
     settings = cfg.collect
     if cfg.collect.policy == "curl":
+        if distributed.world_size() > 1:
+            raise ValueError("CURL learns in one process; collect with it by python, not by torchrun")
         agent, stage = build_curl.network(cfg, task, "collect", task), f"{build_curl.STAGE}, collect"
         actor, source, learner = build_curl.online(cfg, task, agent, "collect")
     else:
@@ -97,8 +100,13 @@ def policies(cfg: DictConfig, task: str, path: Path) -> dict[int, Any]:
 
 def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
     """Write the dataset of ``task`` to ``path``, or continue it; the checkpoints that play stay beside the data."""
-    settings = cfg.collect
     players = policies(cfg, task, path)
+    distributed.on_main(lambda: play(cfg, task, path, players))
+
+
+def play(cfg: DictConfig, task: str, path: Path, players: dict[int, Any]) -> None:
+    """Episodes of every player, written to ``path`` as far as they are not there."""
+    settings = cfg.collect
     writer = TrajectoryWriter(
         path,
         task,
@@ -140,7 +148,7 @@ def collect_offline(cfg: DictConfig, task: str, path: Path) -> None:
 
 
 @hydra.main(config_path="../configs", config_name="collect_offline", version_base="1.3")
-@common.friendly
+@partial(common.friendly, data_parallel=True)
 def main(cfg: DictConfig) -> None:
     path = Inputs(cfg).dataset(common.target_of(cfg))
     common.say(f"dataset: {path}")

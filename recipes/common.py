@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm.auto import tqdm
 
+from xtra_rl import distributed
 from xtra_rl.allocator import keep_freed_memory
 from xtra_rl.envs import get_task, task_set
 from xtra_rl.models import COMPONENTS
@@ -46,15 +47,30 @@ def launch(main: Callable[[], None]) -> None:
     main()
 
 
-def friendly(recipe: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """End with one sentence on a user's mistake, and with the whole traceback where HYDRA_FULL_ERROR=1."""
+def friendly(
+    recipe: Callable[[DictConfig], Any], *, data_parallel: bool = False
+) -> Callable[[DictConfig], Any]:
+    """End with one sentence on a user's mistake, and with the whole traceback where HYDRA_FULL_ERROR=1.
+
+    A recipe that is ``data_parallel`` runs on every rank that torchrun starts.
+    """
 
     @wraps(recipe)
     def wrapper(cfg: DictConfig) -> Any:
         try:
-            prepare_process(cfg)
+            prepare_process(cfg, data_parallel=data_parallel)
             with stop_signals():
-                return recipe(cfg)
+                result = recipe(cfg)
+            distributed.leave()
+            return result
+        except distributed.LostRank as lost:
+            print(
+                f"error: {lost}; the run ends. The same command goes on from its last checkpoint"
+                " (torchrun --max-restarts=3 does so by itself).",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)  # a normal exit would wait for the one that is gone
         except Stopped as stop:
             how = "" if cfg.resume == "auto" else " with resume=auto"
             say(f"{stop}; the same command{how} goes on from here")
@@ -62,7 +78,7 @@ def friendly(recipe: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
         except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {error}" if distributed.is_main() else 1)
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS or os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
@@ -73,8 +89,13 @@ def friendly(recipe: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
     return wrapper
 
 
-def prepare_process(cfg: DictConfig) -> None:
-    """Check what no component would see, set threads, quieten the libraries' chatter."""
+def prepare_process(cfg: DictConfig, *, data_parallel: bool = False) -> None:
+    """Check what no component would see, join the other ranks, set threads, quieten the libraries' chatter."""
+    if not data_parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "this recipe runs in one process: start it by python, not by torchrun (which is for xtra_finetune, distill,"
+            " train_teacher and collect_offline)"
+        )
     for key in ("num_envs", "batch_size", "cross_batch_size", "num_cross_tasks", "log_every"):
         if cfg[key] < 1:
             raise ValueError(f"{key} is {cfg[key]}; expected a positive number")
@@ -82,12 +103,19 @@ def prepare_process(cfg: DictConfig) -> None:
         raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16, float16 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    if cfg.data_parallel.batch_norm not in ("synchronised", "per_rank"):
+        raise ValueError(
+            f"data_parallel.batch_norm is {cfg.data_parallel.batch_norm!r}; expected synchronised or per_rank"
+        )
+    distributed.join(device_of(cfg).type)
     keep_freed_memory()
     logging.getLogger("torchrl").setLevel(logging.WARNING)
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, above any progress bar."""
+    """A line for the person at the terminal, above any progress bar; of several ranks the main one talks."""
+    if not distributed.is_main():
+        return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
@@ -206,8 +234,12 @@ def loggers_of(cfg: DictConfig) -> list[str]:
     return [cfg.logger] if isinstance(cfg.logger, str) else list(cfg.logger)
 
 
-def make_logger(cfg: DictConfig, run: RunDirectory, *, resume: bool = False) -> RunLogger:
-    """Metrics of a run, to its own files and to wandb or TensorBoard if asked for."""
+def make_logger(
+    cfg: DictConfig, run: RunDirectory, *, resume: bool = False
+) -> RunLogger | distributed.SilentLogger:
+    """Metrics of a run, to its own files and to wandb or TensorBoard if asked for, on the main rank."""
+    if not distributed.is_main():
+        return distributed.SilentLogger()
     return RunLogger(
         run.path,
         loggers=loggers_of(cfg),

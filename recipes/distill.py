@@ -6,7 +6,7 @@ distill.targets=reanalyze there are no teachers: the student reanalyses the data
 offline reinforcement learning that the paper's appendix C compares with. Commands:
 
     python recipes/distill.py target=alien task_set=maze          every maze but the target
-    python recipes/distill.py task_set=diverse8 scale=paper device=cuda
+    torchrun --nproc-per-node=4 recipes/distill.py task_set=diverse8 scale=paper
     python recipes/distill.py cross_tasks=[carnival,phoenix] distill.targets=reanalyze
 """
 
@@ -30,6 +30,7 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
     tasks = list(datasets)
     model = build.world_model(cfg, tasks[0], "student")
     targets: dict[str, Targets]
+    quotas = even_quotas(tasks, cfg.batch_size)
     if cfg.distill.targets == "teacher":
         buffers = build.annotated_buffers(cfg, datasets)
         target, targets = None, dict.fromkeys(tasks, build.teacher_targets(cfg, model))
@@ -39,12 +40,11 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
         }
         target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
         targets = {
-            task: build.offline_reanalyze_targets(cfg, target, task, buffer.max_rows, "student")
+            task: build.offline_reanalyze_targets(cfg, target, task, buffer.max_rows, quotas[task], "student")
             for task, buffer in buffers.items()
         }
-    quotas = even_quotas(tasks, cfg.batch_size)
     source = build.batch_source(cfg, MultiTaskReplayBuffer(buffers, quotas), targets)
-    learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean")
+    learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean", shard=source.shard)
 
     steps, label = cfg.distill.train_steps, f"distil {'+'.join(tasks)}"
     with lifecycle.scratch(path) as folder:
@@ -54,7 +54,7 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
 
 
 @hydra.main(config_path="../configs", config_name="distill", version_base="1.3")
-@common.friendly
+@partial(common.friendly, data_parallel=True)
 def main(cfg: DictConfig) -> None:
     common.say(f"student: {Inputs(cfg).student()}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xtra_rl import distributed
 from xtra_rl.data import TrajectoryDataset
 from xtra_rl.data.manifest import fingerprint, read_manifest
 from xtra_rl.recipes import common
@@ -51,7 +52,7 @@ class Inputs:
         root = Path(cfg.artifacts)
         if cfg.resume == "never":
             # A new folder: nothing that exists is reused, and nothing is deleted.
-            root = root / f"anew-{datetime.now():%Y%m%d-%H%M%S}"
+            root = distributed.broadcast(root / f"anew-{datetime.now():%Y%m%d-%H%M%S}")
         self.pipeline = Pipeline(root, cfg.scale, build=build)
         self._announce = common.say if build else lambda text: None
         self._resolved: dict[tuple[str, str], Path] = {}
@@ -105,14 +106,18 @@ class Inputs:
         from xtra_rl.recipes.train_teacher import annotate, annotation_of, is_annotated
 
         dataset, teacher = self.dataset(task), self.teacher(task)
-        provenance = annotation_of(self.cfg, teacher)
-        if is_annotated(dataset, provenance):
-            return dataset, provenance
-        if not self.pipeline.builds:
-            raise MissingArtifact(f"dataset {task}: {dataset} has no predictions of {teacher}")
-        waiting = f"dataset {task}: waiting for another process that is annotating it"
-        with locked(dataset / ".annotation.lock", lambda: self._announce(waiting)):
-            return dataset, annotate(self.cfg, task, dataset, teacher)
+
+        def provenance() -> dict[str, Any]:
+            wanted = annotation_of(self.cfg, teacher)
+            if is_annotated(dataset, wanted):
+                return wanted
+            if not self.pipeline.builds:
+                raise MissingArtifact(f"dataset {task}: {dataset} has no predictions of {teacher}")
+            waiting = f"dataset {task}: waiting for another process that is annotating it"
+            with locked(dataset / ".annotation.lock", lambda: self._announce(waiting)):
+                return annotate(self.cfg, task, dataset, teacher)
+
+        return dataset, distributed.on_main(provenance)
 
     def student(self) -> Path:
         """Student of the cross tasks."""

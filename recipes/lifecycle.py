@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
+from xtra_rl import distributed
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.files import to_plain
 from xtra_rl.recipes import common
@@ -24,7 +25,16 @@ from xtra_rl.training.stopwatch import Stopwatch
 
 #: Where a run lives and when it stops, not what it computes.
 _FREE_KEYS = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
-_FREE_KEYS += ("budget", "early_stop", "checkpoint", "watchdog", "device", "threads", "prefetch")
+_FREE_KEYS += (
+    "budget",
+    "early_stop",
+    "checkpoint",
+    "watchdog",
+    "device",
+    "threads",
+    "prefetch",
+    "data_parallel",
+)
 
 
 def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
@@ -47,18 +57,27 @@ def open_run(cfg: DictConfig, path: str | Path) -> Iterator[RunDirectory]:
     """
     common.check_resume(cfg)
     run = RunDirectory(path)
-    with run.owned():
+
+    def take() -> None:
+        stack.enter_context(run.owned())
         if cfg.resume != "auto":
             run.clear()
         elif run.is_finished:
             check_same_settings(cfg, run, "a finished")
         elif run.has_checkpoint:
             check_same_settings(cfg, run, "an unfinished")
+
+    with ExitStack() as stack:
+        distributed.on_main(take)
         yield run
 
 
 def is_over(cfg: DictConfig, run: RunDirectory) -> bool:
     """Whether there is nothing left to do: a run that was stopped early goes on if its limits are other ones now."""
+    return distributed.on_main(lambda: _is_over(cfg, run))
+
+
+def _is_over(cfg: DictConfig, run: RunDirectory) -> bool:
     if not run.is_finished:
         return False
     limits = ("budget", "early_stop")
@@ -71,6 +90,10 @@ def is_over(cfg: DictConfig, run: RunDirectory) -> bool:
 
 def describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[str, Path]) -> None:
     """Write what the run is made of, or check that a run that goes on is still made of that."""
+    distributed.on_main(lambda: _describe(cfg, run, recipe, inputs))
+
+
+def _describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[str, Path]) -> None:
     if run.has_checkpoint:
         run.continue_manifest(common.plain(cfg), inputs)
     else:
@@ -95,6 +118,13 @@ def reason_to_stop(cfg: DictConfig, suite: EvaluationSuite, session: TrainingSes
     return None
 
 
+def play_on_main(suite: EvaluationSuite, play: Callable[[], None]) -> None:
+    """Let the main rank evaluate, and give the others the scores: what comes next depends on them."""
+    state = distributed.on_main(lambda: (play(), suite.state_dict())[1])
+    if not distributed.is_main():
+        suite.load_state_dict(state)
+
+
 def session(
     cfg: DictConfig, folder: Path, components: Mapping[str, Stateful], *, budget: bool = False
 ) -> TrainingSession:
@@ -115,7 +145,8 @@ def scratch(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` for the checkpoints of what is built there; gone once that is complete."""
     folder = path.with_name(f"{path.name}.training")
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    if distributed.is_main():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def learn_offline(
@@ -181,8 +212,10 @@ def stop_on_bad_loss(
 
 
 def keep_batch(folder: Path, error: NonFiniteLoss) -> Path:
-    """Save the batch of a bad loss, to be looked at: ``torch.load(path, weights_only=True)``."""
-    path = folder / "bad-batches" / f"batch-{len(list(folder.glob('bad-batches/*')))}.pt"
+    """Save the batch of a bad loss, each rank its part, to be looked at: ``torch.load(path, weights_only=True)``."""
+    part = f"-rank-{distributed.rank()}" if distributed.world_size() > 1 else ""
+    number = len(list(folder.glob(f"bad-batches/batch-*{part}.pt")))
+    path = folder / "bad-batches" / f"batch-{number}{part}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(error.batch.detach().cpu().to_dict(), path)
     return path

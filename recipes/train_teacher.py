@@ -5,7 +5,7 @@ is collected first if it is missing. Commands:
 
     python recipes/train_teacher.py target=phoenix
     python recipes/train_teacher.py target=phoenix datasets=[PATH] teacher.annotation=search
-    python recipes/train_teacher.py target=phoenix scale=paper device=cuda
+    torchrun --nproc-per-node=4 recipes/train_teacher.py target=phoenix scale=paper
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     replay = build.offline_buffer(cfg, dataset, task, columns=())
     model = build.world_model(cfg, task, "teacher", task)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
-    targets = build.offline_reanalyze_targets(cfg, target, task, replay.max_rows, "teacher")
+    targets = build.offline_reanalyze_targets(cfg, target, task, replay.max_rows, cfg.batch_size, "teacher")
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
     source = build.batch_source(cfg, buffers, {task: targets})
-    learner = build.learner(cfg, model, [task], "teacher", target=target)
+    learner = build.learner(cfg, model, [task], "teacher", target=target, shard=source.shard)
 
     steps = cfg.teacher.train_steps
     with lifecycle.scratch(path) as folder:
@@ -92,7 +92,7 @@ def annotate(cfg: DictConfig, task: str, dataset: Path, teacher: Path) -> dict[s
 
 
 @hydra.main(config_path="../configs", config_name="train_teacher", version_base="1.3")
-@common.friendly
+@partial(common.friendly, data_parallel=True)
 def main(cfg: DictConfig) -> None:
     inputs, task = Inputs(cfg), common.target_of(cfg)
     teacher = inputs.teacher(task)

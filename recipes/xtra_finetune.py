@@ -11,6 +11,7 @@ without a GPU); a GPU from scale=workstation on. Commands:
     python recipes/xtra_finetune.py task_weighting=pcgrad                    another rule for the same weights
     python recipes/xtra_finetune.py freeze=[representation] transfer=[representation,dynamics]
     python recipes/xtra_finetune.py budget=2h early_stop.patience=3
+    torchrun --nproc-per-node=4 recipes/xtra_finetune.py scale=paper         four processes share its batches
 
 A run that is killed, by whatever, goes on with the same command.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from xtra_rl.distributed import SilentLogger, on_main
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
 from xtra_rl.recipes import build, checks, common, lifecycle
@@ -73,7 +75,7 @@ class Parts:
     learner: Learner
     scheduler: TaskWeighting | None
     suite: EvaluationSuite
-    logger: RunLogger
+    logger: RunLogger | SilentLogger
     save: Callable[..., Path]
     measure_baselines: Callable[[], object]
 
@@ -94,7 +96,7 @@ def make_parts(
 
 
 def log(
-    cfg: DictConfig, logger: RunLogger, marks: dict[str, float], now: Iteration, watch: Stopwatch,
+    cfg: DictConfig, logger: RunLogger | SilentLogger, marks: dict[str, float], now: Iteration, watch: Stopwatch,
     scheduler: TaskWeighting | None,
 ) -> None:  # fmt: skip
     """Scores of the games that ended; every ``log_every`` train steps losses, search, task weights and times."""
@@ -147,11 +149,15 @@ def train(cfg: DictConfig, parts: Parts, *, recipe: str) -> None:
 
         def evaluate(position: int, model_path: Path, video_steps: int = 0) -> Path:
             """Score the agent and keep its model, and the best so far."""
-            with session.interlude(position):
+
+            def play() -> None:
                 if not suite.history:
                     parts.measure_baselines()
                 scores = suite.play(actor.env_steps, record_frames=video_steps)
                 logger.log(scores, env_step=actor.env_steps, train_step=learner.steps)
+
+            with session.interlude(position):
+                lifecycle.play_on_main(suite, play)
             if suite.is_best:
                 parts.save(run.models / "best")
             return parts.save(model_path)
@@ -163,7 +169,7 @@ def train(cfg: DictConfig, parts: Parts, *, recipe: str) -> None:
             checkpoint = evaluate(position, run.path / "model", cfg.eval.video_steps)
         counts = {"env_steps": actor.env_steps, "train_steps": learner.steps, "wall_seconds": session.seconds}
         summary = summarise(cfg, suite, recipe=recipe, checkpoint=checkpoint, stopped=stopped, **counts)
-        finish(cfg, run, suite, logger, summary)
+        on_main(lambda: finish(cfg, run, suite, logger, summary))
 
 
 def xtra_finetune(cfg: DictConfig) -> Path:
@@ -172,7 +178,7 @@ def xtra_finetune(cfg: DictConfig) -> Path:
     path = cfg.run_dir or f"runs/xtra_finetune/{common.run_name(cfg)}"
     with lifecycle.open_run(cfg, path) as run:
         if lifecycle.is_over(cfg, run):
-            already_finished(run)
+            on_main(lambda: already_finished(run))
             return run.path
         flags = " ".join(f"{key}={cfg[key]}" for key in ("pretrained", "cross_task", "task_weights"))
         common.say(f"XTRA on {target}, scale {cfg.scale}, seed {cfg.seed}: {flags}")
@@ -185,7 +191,7 @@ def xtra_finetune(cfg: DictConfig) -> Path:
 
 
 @hydra.main(config_path="../configs", config_name="xtra_finetune", version_base="1.3")
-@common.friendly
+@partial(common.friendly, data_parallel=True)
 def main(cfg: DictConfig) -> None:
     xtra_finetune(cfg)
 

@@ -4,10 +4,12 @@ from xtra_rl.data.augment import augment, crop_and_shift, random_intensity, rand
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
 from xtra_rl.data.multitask import MultiTaskReplayBuffer, even_quotas
 from xtra_rl.data.sampler import TorchPrioritizedSampler
+from xtra_rl.data.shard import BatchShard
 from xtra_rl.data.trajectories import DatasetError, TrajectoryDataset, TrajectoryWriter
 from xtra_rl.data.windows import stack_frames
 
 __all__ = [
+    "BatchShard",
     "DatasetError",
     "MultiTaskReplayBuffer",
     "TorchPrioritizedSampler",

@@ -5,9 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xtra_rl.data.shard import BatchShard
+
 
 @torch.no_grad()
-def random_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator | None = None) -> Tensor:
+def random_shift(
+    frames: Tensor,
+    *,
+    pad: int = 4,
+    generator: torch.Generator | None = None,
+    shard: BatchShard | None = None,
+) -> Tensor:
     """Shift every sample by up to ``pad`` pixels in both directions, repeating the border.
 
     Equal to padding by replication and cropping at random (DrQ, arXiv 2004.13649); each of the ``(2 pad +
@@ -18,6 +26,7 @@ def random_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator | N
             quarter of the bytes.
         pad: largest shift in pixels, at least 0.
         generator: source of the draws; None takes torch's global one.
+        shard: of the whole batch whose part ``frames`` is.
 
     Returns:
         A new tensor like ``frames``.
@@ -30,7 +39,8 @@ def random_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator | N
     samples, height, width = frames.shape[0], *frames.shape[-2:]
     if pad == 0 or frames.numel() == 0:
         return frames.clone()
-    down, right = _draw((2, samples), 2 * pad + 1, frames, generator)
+    of_all = _draw((2, samples if shard is None else shard.batch_size), 2 * pad + 1, frames, generator)
+    down, right = of_all if shard is None else of_all[:, shard.places.to(of_all.device)]
 
     row = (torch.arange(height, device=frames.device) + down[:, None] - pad).clamp_(0, height - 1)
     return _cut(_widen(frames, pad), row, right, width)
@@ -87,7 +97,11 @@ def _cut(frames: Tensor, row: Tensor, column: Tensor, width: int) -> Tensor:
 
 @torch.no_grad()
 def random_intensity(
-    frames: Tensor, *, scale: float = 0.05, generator: torch.Generator | None = None
+    frames: Tensor,
+    *,
+    scale: float = 0.05,
+    generator: torch.Generator | None = None,
+    shard: BatchShard | None = None,
 ) -> Tensor:
     """Multiply every sample by ``1 + scale * clip(N(0, 1), -2, 2)``.
 
@@ -95,6 +109,7 @@ def random_intensity(
         frames: ``[B, ...]`` uint8, or float in [0, 1].
         scale: standard deviation of the factor before clipping, at least 0.
         generator: source of the draws; None takes torch's global one.
+        shard: of the whole batch whose part ``frames`` is.
 
     Returns:
         float32 (float input keeps its dtype), nominally in [0, 1]; bright pixels may exceed 1, as in
@@ -106,7 +121,10 @@ def random_intensity(
     if scale < 0:
         raise ValueError(f"scale={scale} must be at least 0")
     device = frames.device if generator is None else generator.device
-    noise = torch.randn(frames.shape[0], generator=generator, device=device).clamp_(-2.0, 2.0)
+    samples = frames.shape[0] if shard is None else shard.batch_size
+    noise = torch.randn(samples, generator=generator, device=device).clamp_(-2.0, 2.0)
+    if shard is not None:
+        noise = noise[shard.places.to(device)]
     factor = (1.0 + scale * noise).to(frames.device)
     if not frames.is_floating_point():
         factor = factor / 255.0
@@ -115,7 +133,12 @@ def random_intensity(
 
 
 def augment(
-    frames: Tensor, *, pad: int = 4, scale: float = 0.05, generator: torch.Generator | None = None
+    frames: Tensor,
+    *,
+    pad: int = 4,
+    scale: float = 0.05,
+    generator: torch.Generator | None = None,
+    shard: BatchShard | None = None,
 ) -> Tensor:
     """Shift, then change the intensity, as EfficientZero does before the networks (arXiv 2111.00210).
 
@@ -124,6 +147,7 @@ def augment(
         pad: see :func:`random_shift`.
         scale: see :func:`random_intensity`.
         generator: source of the draws; None takes torch's global one.
+        shard: of the whole batch whose part ``frames`` is: draws are made for all of it.
 
     Returns:
         Float frames of the same shape, nominally in [0, 1].
@@ -134,9 +158,8 @@ def augment(
         >>> augmented.shape, bool(((augmented >= 0.9) & (augmented <= 1.1)).all())
         (torch.Size([2, 12, 96, 96]), True)
     """
-    return random_intensity(
-        random_shift(frames, pad=pad, generator=generator), scale=scale, generator=generator
-    )
+    shifted = random_shift(frames, pad=pad, generator=generator, shard=shard)
+    return random_intensity(shifted, scale=scale, generator=generator, shard=shard)
 
 
 def _draw(shape: tuple[int, ...], high: int, like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -259,6 +259,7 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         bootstrap_steps: int,
         frame_stack: int,
         bootstrap_pixels: bool = True,
+        rows: slice = slice(None),
     ) -> TensorDict:
         """Sample windows of ``W = unroll_steps + bootstrap_steps`` transitions from prioritised roots.
 
@@ -272,6 +273,7 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             bootstrap_steps: n, at least 0.
             frame_stack: F, at least 1; see :func:`xtra_rl.data.windows.stack_frames`.
             bootstrap_pixels: False leaves out the frames behind position K.
+            rows: which of the B to return; all are drawn, so that several processes may each read a part.
 
         Returns:
             TensorDict ``[B]`` with ``pixels [B, F - 1 + K + 1 (+ n), C, H, W]`` uint8; ``action [B, W]``
@@ -297,13 +299,21 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         with self._replay_lock:
             index, info = self._sampler.sample(self._storage, batch_size)
             window = self._window(
-                index, unroll_steps, unroll_steps + bootstrap_steps, frame_stack, bootstrap_pixels
+                index, unroll_steps, unroll_steps + bootstrap_steps, frame_stack, bootstrap_pixels, rows
             )
-        return window.update({"index": index, "priority_weight": info["priority_weight"]})
+        return window.update({"index": index[rows], "priority_weight": info["priority_weight"][rows]})
 
     def _window(
-        self, root: Tensor, unroll: int, width: int, frame_stack: int, bootstrap_pixels: bool
+        self,
+        root: Tensor,
+        unroll: int,
+        width: int,
+        frame_stack: int,
+        bootstrap_pixels: bool,
+        part: slice = slice(None),
     ) -> TensorDict:
+        random_action = torch.randint(self.num_actions, (root.numel(), width), generator=self._rng)
+        random_action, root = random_action[part], root[part]
         stored, writer = self._rows, self._writer
         rows = window_rows(
             root.numpy(),
@@ -314,7 +324,6 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             frame_stack=frame_stack,
         )
         shown = rows.future if bootstrap_pixels else rows.future[:, : unroll + 1]
-        random_action = torch.randint(self.num_actions, (root.numel(), width), generator=self._rng)
         window = gather_window(stored, rows, unroll_steps=unroll, filler_action=random_action.numpy())
         window["pixels"] = self._gather_pixels(torch.from_numpy(np.concatenate([rows.history, shown], 1)))
         window["age"] = writer.total_added - self._stamps(root)

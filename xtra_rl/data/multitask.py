@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
+from xtra_rl.data.shard import BatchShard
 
 
 def even_quotas(tasks: Sequence[str], batch_size: int) -> dict[str, int]:
@@ -88,17 +89,22 @@ class MultiTaskReplayBuffer:
         self._quotas = {task: int(quotas[task]) for task in self.buffers}
 
     def sample_windows(
-        self, *, bootstrap_pixels: bool | Mapping[str, bool] = True, **options: Any
+        self,
+        *,
+        bootstrap_pixels: bool | Mapping[str, bool] = True,
+        shard: BatchShard | None = None,
+        **options: Any,
     ) -> dict[str, TensorDict]:
         """Sample each task's quota of windows.
 
         Args:
             bootstrap_pixels: one value for all tasks, or one for each that has a quota.
+            shard: which of the windows to return.
             options: ``unroll_steps``, ``bootstrap_steps`` and ``frame_stack`` of
                 :meth:`TrajectoryReplayBuffer.sample_windows`.
 
         Returns:
-            Windows ``[quota]`` of each task with a quota above 0, with ``task_id [quota]`` int64 added.
+            Windows ``[quota]``, or a shard's part, of each task with a quota above 0, with ``task_id`` int64 added.
 
         Raises:
             ValueError: if a task with a quota holds no transition.
@@ -110,8 +116,9 @@ class MultiTaskReplayBuffer:
         batches = {}
         for task, quota in chosen.items():
             shown = bootstrap_pixels[task] if isinstance(bootstrap_pixels, Mapping) else bootstrap_pixels
-            windows = self.buffers[task].sample_windows(quota, bootstrap_pixels=shown, **options)
-            batches[task] = windows.set("task_id", torch.full((quota,), self.tasks.index(task)))
+            rows = slice(None) if shard is None else shard.rows(task)
+            windows = self.buffers[task].sample_windows(quota, bootstrap_pixels=shown, rows=rows, **options)
+            batches[task] = windows.set("task_id", torch.full((len(windows),), self.tasks.index(task)))
         return batches
 
     def update_priority(self, task_id: Tensor | int, index: Tensor, priority: Tensor) -> None:

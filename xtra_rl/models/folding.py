@@ -253,6 +253,11 @@ _SQUEEZE = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Flatten]
 _OUT = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
 
 
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """Type of a module; a BatchNorm over all ranks is, in eval mode, a BatchNorm."""
+    return getattr(module, "evaluates_as", type(module))
+
+
 def _is_plain(module: nn.Module) -> bool:
     """Whether this module, without those in it, does what its type says, and its type is known here."""
     hooks = module._forward_hooks or module._forward_pre_hooks
@@ -264,11 +269,11 @@ def _is_plain(module: nn.Module) -> bool:
         usual = module.track_running_stats
     else:
         usual = True
-    return type(module) in _PLAIN and not hooks and bool(usual)
+    return _kind(module) in _PLAIN and not hooks and bool(usual)
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
-    return type(module) is nn.BatchNorm2d and _is_plain(module)
+    return _kind(module) is nn.BatchNorm2d and _is_plain(module)
 
 
 def _can_fold(module: nn.Module) -> bool:
@@ -289,7 +294,7 @@ def _can_fold(module: nn.Module) -> bool:
     }
     expected = sequences.get(type(module), lambda m: [])(module)
     norms = [getattr(module, name) for name in ("norm", "norm1", "norm2") if hasattr(module, name)]
-    return all([type(layer) for layer in layers] == kinds for layers, kinds in expected) and all(
+    return all([_kind(layer) for layer in layers] == kinds for layers, kinds in expected) and all(
         isinstance(norm, Norm) for norm in norms
     )
 

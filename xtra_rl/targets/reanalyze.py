@@ -43,6 +43,7 @@ class ReanalyzeTargets:
         clip_rewards: learn from the sign of rewards.
         frame_stack: F.
         max_batch: frame stacks encoded at once, a bound on memory.
+        shard: the part of the task's windows that calls get, and how many there are on all ranks together.
         memory: of the target network's initial inferences, so that a stack is encoded once between two publications
             and not whenever it is drawn; ``None`` encodes each distinct stack of a batch once.
 
@@ -67,6 +68,7 @@ class ReanalyzeTargets:
         clip_rewards: bool = True,
         frame_stack: int = 4,
         max_batch: int = 4096,
+        shard: tuple[slice, int] | None = None,
         memory: RootMemory | None = None,
     ) -> None:
         if not 0.0 <= policy_ratio <= 1.0:
@@ -87,6 +89,7 @@ class ReanalyzeTargets:
         self.clip_rewards = clip_rewards
         self.frame_stack = frame_stack
         self.max_batch = max_batch
+        self.shard = shard
         self.memory = memory
 
     @property
@@ -120,6 +123,13 @@ class ReanalyzeTargets:
                 drawn["noise" if name == "root" else name] = numbers.unflatten(0, (count, positions))
         return TensorDict(drawn, [count])
 
+    def _draw_own(self, count: int) -> TensorDictBase:
+        """What is random about this rank's ``count`` windows."""
+        if self.shard is None:
+            return self.draw(count)
+        rows, total = self.shard
+        return self.draw(total)[rows]
+
     @torch.no_grad()
     def __call__(self, windows: TensorDictBase) -> TensorDict:
         """Training batch ``[B]`` for :class:`~xtra_rl.objectives.muzero.MuZeroLoss`, before augmentation."""
@@ -130,7 +140,7 @@ class ReanalyzeTargets:
         bootstrap = torch.zeros_like(windows["observation_mask"]).scatter_(1, index, True)
         bootstrap &= windows["observation_mask"]
         drawn = windows.get("drawn", None)
-        drawn = (self.draw(len(mask)) if drawn is None else drawn).to(mask.device)
+        drawn = (self._draw_own(len(mask)) if drawn is None else drawn).to(mask.device)
         searched = torch.zeros_like(bootstrap)
         searched[:, : unroll + 1] = mask[:, : unroll + 1] & drawn["renewed"][:, None]
         value, policy = self._infer(windows, bootstrap, searched, drawn)

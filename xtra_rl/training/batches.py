@@ -10,6 +10,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from xtra_rl.data.multitask import MultiTaskReplayBuffer
+from xtra_rl.data.shard import BatchShard
+from xtra_rl.distributed import gather
 
 
 class Targets(Protocol):
@@ -40,11 +42,15 @@ class BatchSource:
         buffers: replay of all tasks with their quotas.
         targets: of each task, by name.
         device: where targets are computed and training happens.
-        prefetch: None does so if ``device`` is a GPU. On a CPU training keeps all cores busy by itself.
+        prefetch: None does so if ``device`` is a GPU and no other rank shares the batch. On a CPU training keeps all
+            cores busy by itself.
+        shard: the part of each batch that this rank reads, reanalyses and trains on, where several share it; all ranks
+            must hold the same rows and priorities, which :meth:`update_priority` keeps so.
 
     Raises:
         ValueError: if a task has no targets, or they disagree on ``unroll_steps`` or ``frame_stack``, or a thread would
-            write the next batch over the one that trains.
+            write the next batch over the one that trains, or draw it ahead of a checkpoint that another number of ranks
+            may go on from.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class BatchSource:
         *,
         device: torch.device | str = "cpu",
         prefetch: bool | None = None,
+        shard: BatchShard | None = None,
     ) -> None:
         missing = [task for task in buffers.tasks if task not in targets]
         if missing:
@@ -71,10 +78,13 @@ class BatchSource:
         self.bootstrap_steps = max(targets[task].bootstrap_steps for task in buffers.tasks)
         self.device = torch.device(device)
 
+        self.shard = shard
+        shared = shard is not None and shard.size > 1
+        if prefetch and shared:
+            raise ValueError("prefetch=true does not go with several processes; pass prefetch=auto or false")
         on_gpu = self.device.type == "cuda"
-        self._thread = (
-            ThreadPoolExecutor(1, "prefetch") if (on_gpu if prefetch is None else prefetch) else None
-        )
+        wanted = on_gpu and not shared if prefetch is None else prefetch
+        self._thread = ThreadPoolExecutor(1, "prefetch") if wanted else None
         if self._thread and not on_gpu and any(buffer.reuses_memory for buffer in buffers.buffers.values()):
             raise ValueError(
                 "prefetch on a CPU would write the next batch over this one, since a buffer has reuse_memory=True;"
@@ -109,6 +119,7 @@ class BatchSource:
             bootstrap_steps=self.bootstrap_steps,
             frame_stack=self.frame_stack,
             bootstrap_pixels={task: self.targets[task].bootstrap_pixels for task in self.buffers.tasks},
+            shard=self.shard,
         )
         with torch.cuda.stream(self._stream):
             moved = {task: part.to(self.device) for task, part in windows.items()}
@@ -125,10 +136,11 @@ class BatchSource:
         return self.build(self.draw())
 
     def update_priority(self, batch: TensorDictBase) -> None:
-        """Give the new priorities of a trained batch back to the buffers they came from."""
+        """Give the new priorities of a trained batch, of all ranks, back to the buffers they came from."""
         if self._next is not None:
             wait([self._next])
-        self.buffers.update_priority(batch["task_id"].cpu(), batch["index"].cpu(), batch["td_error"].cpu())
+        columns = [batch[key].cpu() for key in ("task_id", "index", "td_error")]
+        self.buffers.update_priority(*(gather(column) for column in columns))
 
     def set_beta(self, beta: float) -> None:
         """Exponent of the importance weights, annealed over training."""

@@ -25,6 +25,9 @@ class Stopped(BaseException):
         self.signal_name = signal_name
         self.exit_code = 130 if signal_name == "SIGINT" else 0
 
+    def __reduce__(self) -> tuple[type[Stopped], tuple[str]]:
+        return Stopped, (self.signal_name,)  # another process raises it too
+
 
 # Signals belong to the process, and so does what is known of them.
 _requested: str | None = None

@@ -10,8 +10,11 @@ from typing import Any, Literal, Protocol
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from xtra_rl import distributed
 from xtra_rl.data.augment import augment
+from xtra_rl.data.shard import BatchShard
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.models import WorldModel
 from xtra_rl.objectives import LaggingTarget
@@ -73,6 +76,9 @@ class Learner:
         max_loss: total loss that counts as exploding; ``None`` sets no limit to finite ones.
         max_skipped: batches of bad loss or gradient that may be left out, over the whole training, before one is an
             error.
+        shard: this rank's part of each batch, where several ranks of ``torch.distributed`` train one model. Gradients
+            are those of the whole batch (PyTorch's DistributedDataParallel averages them), and so are losses, cosines
+            and task weights; in measuring steps each rank takes the dot products of a part of the model.
 
     Attributes:
         skipped: how many were left out.
@@ -101,6 +107,7 @@ class Learner:
         autocast: torch.dtype | None = None,
         max_loss: float | None = None,
         max_skipped: int = 0,
+        shard: BatchShard | None = None,
     ) -> None:
         if not tasks:
             raise ValueError("tasks is empty; expected the name of at least one task")
@@ -125,6 +132,11 @@ class Learner:
         self.on_skip: Callable[[NonFiniteLoss], None] = lambda error: None
         self.steps = 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.shard = shard if shard is not None and shard.size > 1 else None
+        self._forward: Callable[[TensorDictBase], TensorDict] = loss
+        if self.shard is not None:
+            # Which parameters a loss reaches is always the same, but not all of them: static_graph allows for that.
+            self._forward = DistributedDataParallel(loss, broadcast_buffers=False, static_graph=True)  # type: ignore[arg-type]
 
     def weights(self) -> Tensor:
         """Weight of each task, ``[M]``: 1 for the target task and where there is no scheduler."""
@@ -182,6 +194,7 @@ class Learner:
             for buffer, before in zip(self.loss.world_model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
             self._leave_out(batch, loss_value, norm_value)
+        distributed.average_(distributed.unsynchronised_statistics(self.loss.world_model))
         if self.target is not None:
             self.target.step()
         if self.task_weights is not None:
@@ -218,7 +231,8 @@ class Learner:
             parts["next_observation"] = pixels[:, 1:]
         for name, frames in parts.items():
             if self.augmentation:
-                frames = augment(frames, pad=self.shift, scale=self.intensity, generator=self.generator)
+                options: dict[str, Any] = {"pad": self.shift, "scale": self.intensity, "shard": self.shard}
+                frames = augment(frames, generator=self.generator, **options)
             batch[name] = stack_frames(frames, stacks)
         batch["observation"] = batch["observation"][:, 0]
 
@@ -230,26 +244,39 @@ class Learner:
 
     def _backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """One backward pass of the weighted total; returns metrics, and no cosines."""
-        batch["task_weight"] = sample_weights(batch["task_id"], self.weights(), reduction=self.reduction)
+        weights = self.weights()
+        batch["task_weight"] = sample_weights(
+            batch["task_id"], weights, reduction=self.reduction, shard=self.shard
+        )
         with self._autocast():
-            losses = self.loss(batch)
+            losses = self._forward(batch)
         total = sum(losses[key] for key in losses.keys() if key.startswith("loss_"))
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        with distributed.noticing_losses():
+            total.backward()
         return self._metrics(losses, batch), {}
 
     def _measured_backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """One backward pass a task, whose weighted sum is the gradient; returns metrics, and cosines by task."""
         weights = self.weights()
-        batch["task_weight"] = sample_weights(batch["task_id"], weights, reduction=self.reduction)
+        batch["task_weight"] = sample_weights(
+            batch["task_id"], weights, reduction=self.reduction, shard=self.shard
+        )
         with self._autocast():
             losses, logs = self.loss.task_losses(batch, len(self.tasks))
-        gradients = task_gradients(losses, self.parameters)
         counts = torch.bincount(batch["task_id"], minlength=len(self.tasks))
-        gram = gradient_gram(gradients)
+        if self.shard is not None:
+            losses, counts = losses * self.shard.factors(counts), self.shard.counts.to(counts.device)
+        with distributed.noticing_losses():
+            gradients = task_gradients(losses, self.parameters)
+        part = None if self.shard is None else distributed.scatter_gradients(gradients)
+        gram = gradient_gram(gradients) if part is None else distributed.scattered_gram(part)
         coefficients = task_coefficients(weights, counts, reduction=self.reduction)
         coefficients = self.task_weights.combine(coefficients, gram)  # type: ignore[union-attr]
-        set_combined_gradient(self.parameters, gradients, coefficients)
+        if part is None:
+            set_combined_gradient(self.parameters, gradients, coefficients)
+        else:
+            distributed.gather_combined_gradient(self.parameters, part, coefficients)
         cosines = gram_cosines(gram)
         present = {task: cosines[i] for i, task in enumerate(self.tasks) if i > 0 and counts[i] > 0}
         metrics = self._metrics(logs, batch) | {f"grad_cos/{task}": value for task, value in present.items()}
@@ -259,11 +286,21 @@ class Learner:
         """``loss/total`` as minimised; ``loss/<task>/<head>``, means without priority and task weights."""
         heads = [key for key in losses.keys() if key.startswith("loss_")]
         metrics: dict[str, Any] = {"loss/total": sum(losses[key].detach() for key in heads)}
-        metrics |= {f"train/{key}": losses[key].detach() for key in losses.keys() if key not in heads}
+        logs = {f"train/{key}": losses[key].detach() for key in losses.keys() if key not in heads}
+        of_tasks: dict[str, Tensor] = {}
         for head, terms in batch["sample_loss"].items():
             means = task_means(terms.float(), batch["task_id"], len(self.tasks))
-            metrics |= {f"loss/{task}/{head}": means[i] for i, task in enumerate(self.tasks)}
-        return metrics
+            of_tasks |= {f"loss/{task}/{head}": means[i] for i, task in enumerate(self.tasks)}
+        if self.shard is not None:
+            # The mean over ranks is that over samples once each rank's counts by how many samples it has.
+            share = len(batch) * self.shard.size / self.shard.batch_size
+            factors = self.shard.factors(torch.bincount(batch["task_id"], minlength=len(self.tasks)))
+            of_task = dict(zip(self.tasks, factors, strict=True))
+            logs = {key: value.float() * share for key, value in logs.items()}
+            of_tasks = {key: value * of_task[key.split("/")[1]] for key, value in of_tasks.items()}
+            metrics = {key: value.float() for key, value in metrics.items()}
+            distributed.average_([*metrics.values(), *logs.values(), *of_tasks.values()])
+        return metrics | logs | of_tasks
 
     def state_dict(self) -> dict[str, Any]:
         """Model, target, optimiser, task weights, counters and the augmentation's random state."""

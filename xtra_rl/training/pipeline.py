@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from xtra_rl.distributed import is_main, on_main
 from xtra_rl.files import config_sha256, read_json, to_plain, write_json
 
 try:
@@ -78,6 +79,8 @@ class Pipeline:
     ) -> Path:
         """Path of an artifact that exists when this returns.
 
+        All ranks of a distributed run call this together: the main one looks, decides and locks, all of them build.
+
         Args:
             kind: what it is.
             name: task or task set.
@@ -118,22 +121,29 @@ class Pipeline:
         resumable: bool,
     ) -> Path:
         path = self.path_of(kind, name, key)
-        if _is_complete(path, key):
-            announce(f"{kind} {name}: reusing {path}")
-            return path
-        if not self.builds:
-            raise MissingArtifact(f"{kind} {name}: there is no {path}")
-        if path.exists():
-            raise ValueError(
-                f"{kind} {name}: {str(path)!r} exists but is not a finished {kind} ({DESCRIPTION} is "
-                "missing or of other settings); move it away, or pass the path of a finished one"
+        temporary = path.with_name(f".{path.name}.building")
+
+        def is_there() -> bool:
+            if _is_complete(path, key):
+                announce(f"{kind} {name}: reusing {path}")
+                return True
+            if not self.builds:
+                raise MissingArtifact(f"{kind} {name}: there is no {path}")
+            if path.exists():
+                raise ValueError(
+                    f"{kind} {name}: {str(path)!r} exists but is not a finished {kind} ({DESCRIPTION} is "
+                    "missing or of other settings); move it away, or pass the path of a finished one"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return False
+
+        def was_built_meanwhile() -> bool:
+            stack.enter_context(
+                locked(path.with_name(f".{path.name}.lock"), lambda: announce(_waiting(kind, name)))
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock"), lambda: announce(_waiting(kind, name))):
             if _is_complete(path, key):
                 announce(f"{kind} {name}: reusing {path}, which another process has just built")
-                return path
-            temporary = path.with_name(f".{path.name}.building")
+                return True
             # This process holds the lock, so what is there was left by a build that was killed.
             if not resumable:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -144,12 +154,20 @@ class Pipeline:
                     f"{kind} {name}: building it at scale {self.scale}, because {_reason(path, name, key)}"
                 )
                 temporary.mkdir()
+            return False
+
+        def finish() -> None:
+            write_json(temporary / DESCRIPTION, {"kind": kind, "name": name, "key": key})
+            os.replace(temporary, path)
+
+        with contextlib.ExitStack() as stack:
+            if on_main(is_there) or on_main(was_built_meanwhile):
+                return path
             try:
                 build(temporary)
-                write_json(temporary / DESCRIPTION, {"kind": kind, "name": name, "key": key})
-                os.replace(temporary, path)
+                on_main(finish)
             finally:
-                if not resumable:
+                if not resumable and is_main():
                     shutil.rmtree(temporary, ignore_errors=True)
         return path
 

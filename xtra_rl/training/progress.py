@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
+from xtra_rl.distributed import is_main
+
 T = TypeVar("T")
 
 
@@ -110,7 +112,8 @@ def progress(
         description: what is being done, e.g. ``"finetune assault"``.
         unit: name of one unit, e.g. ``"step"``.
         total: number of units, where the iterable has no length.
-        disable: show nothing. ``None`` asks the environment variable ``TQDM_DISABLE``.
+        disable: show nothing. ``None`` asks the environment variable ``TQDM_DISABLE``; of several ranks that train one
+            model, the main one alone shows anything.
         file: where to write; default standard error.
         line_interval: seconds between two plain lines.
         initial: units that were done before, which count for the share but not for the rate.
@@ -130,7 +133,7 @@ def progress(
         if total is None and isinstance(iterable, Sized):
             total = len(iterable)
     if disable is None:
-        disable = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes", "on")
+        disable = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes", "on") or not is_main()
 
     file = sys.stderr if file is None else file
     display: _Display

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from xtra_rl.distributed import any_rank, broadcast, is_main
 from xtra_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from xtra_rl.training.interrupt import Stopped, deferred, immediate, stop_requested
 
@@ -59,6 +60,9 @@ class TrainingSession:
     A signal that asks the process to end (:mod:`~xtra_rl.training.interrupt`) waits until an iteration is over and
     saved. A checkpoint that cannot be written (disk full, folder read-only) costs a warning, not the training. Saving
     changes nothing of the run: with and without checkpoints it takes the same steps.
+
+    Where several ranks of ``torch.distributed`` train, each has a session: the main one's clock counts and it alone
+    writes, all restore what it wrote, and a signal to any of them ends all at the same position.
 
     Args:
         folder: of the checkpoints; see :func:`~xtra_rl.training.checkpoint.save_checkpoint`.
@@ -114,8 +118,8 @@ class TrainingSession:
 
     @property
     def budget_is_spent(self) -> bool:
-        """Whether the run should come to its end."""
-        return self.budget is not None and self.seconds >= self.budget
+        """Whether the run should come to its end, by the main rank's clock."""
+        return self.budget is not None and broadcast(self.seconds >= self.budget)
 
     @property
     def saved_at(self) -> int | None:
@@ -134,6 +138,9 @@ class TrainingSession:
         """Write a checkpoint unless it would be the same again; returns whether it is on disk now."""
         self._tried_at = position
         if self._is_current and self._saved_at == position:
+            return True
+        if not is_main():
+            self._saved_at, self._is_current = position, True
             return True
         try:
             save_checkpoint(
@@ -163,9 +170,9 @@ class TrainingSession:
             Stopped: if a signal asked for it; the position is saved then.
         """
         name = stop_requested()
-        if name is not None:
+        if any_rank(name is not None):
             self.save(position)
-            raise Stopped(name)
+            raise Stopped(name or "SIGTERM")
         if self.budget_is_spent:
             return True
         waited = self.every is not None and time.monotonic() - self._last_save >= self.every

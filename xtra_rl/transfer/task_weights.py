@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from xtra_rl.data.shard import BatchShard
 from xtra_rl.transfer.weighting import TaskWeighting
 
 
@@ -168,14 +169,24 @@ def task_coefficients(
     raise ValueError(f"reduction is {reduction!r}; expected 'sum' or 'mean'")
 
 
-def sample_weights(task_id: Tensor, weights: Tensor, *, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+def sample_weights(
+    task_id: Tensor,
+    weights: Tensor,
+    *,
+    reduction: Literal["sum", "mean"] = "sum",
+    shard: BatchShard | None = None,
+) -> Tensor:
     """Weight of each sample, ``[B]``, such that the mean over the batch is the total of :func:`task_coefficients`.
 
     Args:
         task_id: ``[B]`` int64.
         weights: ``[M]``.
         reduction: as in :func:`task_coefficients`.
+        shard: of the batch that other ranks share; the mean over ranks of the means over their samples is the total.
     """
     counts = torch.bincount(task_id, minlength=weights.numel())
+    samples = task_id.numel()
+    if shard is not None:
+        counts, samples = shard.counts.to(task_id.device), samples * shard.size
     coefficients = task_coefficients(weights, counts, reduction=reduction)
-    return (coefficients * task_id.numel() / counts.clamp(min=1))[task_id]
+    return (coefficients * samples / counts.clamp(min=1))[task_id]
