@@ -94,7 +94,7 @@ def prepare_process(cfg: DictConfig, *, data_parallel: bool = False) -> None:
     if not data_parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "this recipe runs in one process: start it by python, not by torchrun (which is for xtra_finetune, distill,"
-            " train_teacher and collect_offline)"
+            " train_teacher, collect_offline and profile)"
         )
     for key in ("num_envs", "batch_size", "cross_batch_size", "num_cross_tasks", "log_every"):
         if cfg[key] < 1:

@@ -7,10 +7,12 @@ no datasets. Commands:
     python recipes/profile.py scale=laptop threads=1
     python recipes/profile.py scale=paper batch_size=32 cross_batch_size=32 profile.updates=3
     python recipes/profile.py scale=laptop run_dir=runs/after profile.against=runs/before/profile.json
+    torchrun --nproc-per-node=2 recipes/profile.py scale=laptop threads=1        the main rank's times, waiting included
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 
 from xtra_rl.data import TrajectoryReplayBuffer
+from xtra_rl.distributed import is_main, world_size
 from xtra_rl.envs import get_task
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.evaluation.step_times import draw_step_times
@@ -116,6 +119,7 @@ def describe(cfg: DictConfig, found: dict[str, Any]) -> dict[str, Any]:
         "machine": machine(),
         "scale": cfg.scale,
         "config": common.plain(cfg),
+        "ranks": world_size(),
         "batch": f"{cfg.batch_size} + {cfg.cross_batch_size if cfg.cross_task else 0}",
         "commit": git_commit(),
     }
@@ -153,6 +157,8 @@ def profile(cfg: DictConfig) -> Path:
     cfg = OmegaConf.merge(cfg, {"search": {"cuda_graph": False}})  # type: ignore[assignment]
     run = RunDirectory(cfg.run_dir or f"runs/profile/{common.target_of(cfg)}-{cfg.scale}")
     found = measure(cfg)
+    if not is_main():
+        return run.path
     found |= describe(cfg, found)
     write_json(run.path / "profile.json", found)
     picture = draw_step_times(
@@ -177,7 +183,7 @@ def profile(cfg: DictConfig) -> Path:
 
 
 @hydra.main(config_path="../configs", config_name="profile", version_base="1.3")
-@common.friendly
+@partial(common.friendly, data_parallel=True)
 def main(cfg: DictConfig) -> None:
     profile(cfg)
 

@@ -15,9 +15,12 @@ import ranks  # noqa: E402
 import train_rank  # noqa: E402
 
 VECTOR = {
-    "latent": "vector", "value_prefix": False, "latent_features": 16, "dynamics_hidden": 16, "image_size": 36,
-    "synchronised": False,
-}  # fmt: skip
+    "latent": "vector",
+    "value_prefix": False,
+    "latent_features": 16,
+    "dynamics_hidden": 16,
+    "image_size": 36,
+}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def replay(number: int, size: int) -> TrajectoryReplayBuffer:
 def parts(
     *,
     lr: float = 0.002,
+    double: bool = True,
+    device: str = "cpu",
     synchronised: bool = True,
     search: bool = False,
     surgery: bool = False,
@@ -64,11 +67,13 @@ def parts(
     torch.manual_seed(0)
     sizes = SIZES | model_options
     model = make_world_model(**sizes)
+    model.to(device)
     if synchronised:
         distributed.synchronise_batch_norm(model)
-    # In float32 the sums' order makes 1e-7 of difference, which ReLUs and draws by priority blow up within some dozen
-    # steps; float64 shows 200 steps of the same arithmetic.
-    model.double().representation.register_forward_pre_hook(lambda _, frames: (frames[0].double(),))
+    if double:
+        # In float32 the order of sums makes 1e-7 of difference, which small batches with BatchNorm blow up within some
+        # dozen steps, whatever made it; float64 shows more steps of the same arithmetic.
+        model.double().representation.register_forward_pre_hook(lambda _, frames: (frames[0].double(),))
     tasks = list(QUOTAS)
     target = LaggingTarget(model, interval=5)
     options = {"unroll_steps": K, "td_steps": N, "frame_stack": F}
@@ -76,18 +81,18 @@ def parts(
     if search:
         planner = GumbelMCTSPlanner(target.module, num_simulations=4, seed=1)
         own = (shard.rows("alien"), QUOTAS["alien"])
-        mask = torch.ones(A, dtype=torch.bool)
+        mask = torch.ones(A, dtype=torch.bool, device=device)
         targets["alien"] = ReanalyzeTargets(planner, mask, policy_ratio=0.6, shard=own, **options)
     buffers = MultiTaskReplayBuffer(
         {task: replay(i, sizes["image_size"]) for i, task in enumerate(tasks)}, QUOTAS
     )
-    source = BatchSource(buffers, targets, shard=shard)
+    source = BatchSource(buffers, targets, device=device, prefetch=False, shard=shard)
     schedule = {"start": 3, "cycle": 20, "window": 4, "threshold": 0.0}
     weighting = PCGrad(tasks[1:]) if surgery else TaskWeightScheduler(tasks[1:], **schedule)
     optimizer = make_optimizer(model, name="sgd", lr=lr, momentum=0.9, weight_decay=1e-4)
     learner = Learner(
         MuZeroLoss(model), optimizer, tasks=tasks, target=target, task_weights=weighting, frame_stack=F, shift=2,
-        generator=torch.Generator().manual_seed(2), shard=shard,
+        generator=torch.Generator(device).manual_seed(2), shard=shard,
     )  # fmt: skip
     return source, learner
 
@@ -98,14 +103,15 @@ def train(steps: int, **options) -> dict:
     rows = [scalars(now.metrics) for now in train_offline(source, learner, train_steps=steps)]
     return {
         "rows": rows,
-        "model": learner.loss.world_model.state_dict(),
+        "model": {name: value.cpu() for name, value in learner.loss.world_model.state_dict().items()},
         "weights": learner.weights().tolist(),
     }
 
 
 if __name__ == "__main__":
     steps, options, folder = sys.argv[1:]
-    distributed.join()
-    result = train(int(steps), **eval(options))  # noqa: S307
+    chosen = ast.literal_eval(options)
+    distributed.join(chosen.get("device", "cpu"))
+    result = train(int(steps), **chosen)
     Path(folder, f"{distributed.rank()}.pkl").write_bytes(pickle.dumps(result))
     distributed.leave()
