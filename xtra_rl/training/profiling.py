@@ -51,7 +51,8 @@ class Sections:
 
     def _close_span(self) -> None:
         """Book the time since the last border to the innermost section."""
-        if self._synchronise:
+        # While a CUDA graph is captured nothing runs, and waiting for it is an error.
+        if self._synchronise and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize()
         now = time.perf_counter()
         if self._stack:
