@@ -110,18 +110,37 @@ def measure(cfg: DictConfig) -> Rates:
     act = seconds.pop("act") / found["env_steps"]
     update = {phase: each / found["updates"] for phase, each in seconds.items()}
 
-    task, games = common.target_of(cfg), min(cfg.eval.num_envs, cfg.eval.episodes)
-    options: dict[str, Any] = {"num_episodes": games, "env_kwargs": common.env_kwargs(cfg)}
-    random = random_returns(task, max_steps=cfg.eval.max_steps, **options)
-    planner = build.planner(cfg, build.world_model(cfg, task, "profile"), "evaluate", task)
-    evaluation = _seconds_a_step(lambda steps: evaluate(planner, task, max_steps=steps, **options).lengths)
     return Rates(
         env_step=act,
         train_step=sum(update.values()),
         offline_step=sum(update.values()) - update.get("reanalyse", 0.0),
-        evaluation_step=evaluation,
-        episode_steps=sum(random.lengths) / games,
+        evaluation_step=evaluation_step(cfg),
+        episode_steps=episode_steps(cfg, _games(cfg)),
     )
+
+
+def _games(cfg: DictConfig) -> int:
+    """Played at once in an evaluation."""
+    return min(cfg.eval.num_envs, cfg.eval.episodes)
+
+
+def evaluation_step(cfg: DictConfig) -> float:
+    """Seconds of an env step of an evaluation, where as many games run as the config plays at once."""
+    task = common.target_of(cfg)
+    planner = build.planner(cfg, build.world_model(cfg, task, "profile"), "evaluate", task)
+    options: dict[str, Any] = {"num_episodes": _games(cfg), "env_kwargs": common.env_kwargs(cfg)}
+    return _seconds_a_step(lambda steps: evaluate(planner, task, max_steps=steps, **options).lengths)
+
+
+def episode_steps(cfg: DictConfig, games: int) -> float:
+    """Env steps of a game of random play."""
+    played = random_returns(
+        common.target_of(cfg),
+        max_steps=cfg.eval.max_steps,
+        num_episodes=games,
+        env_kwargs=common.env_kwargs(cfg),
+    )
+    return sum(played.lengths) / games
 
 
 def _seconds_a_step(play: Callable[[int], Sequence[int]]) -> float:

@@ -28,7 +28,11 @@ from xtra_rl.evaluation.report import format_table
 from xtra_rl.evaluation.step_times import draw_step_times
 from xtra_rl.files import read_json, write_json
 from xtra_rl.kernels.benchmark_machine import machine, measure_peaks
+from xtra_rl.models import WorldModel
 from xtra_rl.recipes import build, common
+from xtra_rl.training.actor import Actor
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.learner import Learner
 from xtra_rl.training.profiling import Sections, inference_flops, network_share, observed_training, step_flops
 from xtra_rl.training.run import RunDirectory, git_commit
 from xtra_rl.transfer import TaskWeightScheduler
@@ -52,9 +56,9 @@ def fill(cfg: DictConfig, buffer: TrajectoryReplayBuffer, task: str, source: str
         buffer.extend_trajectory(TensorDict(rows, [GAME + 1]), number % buffer.num_envs)
 
 
-def measure(cfg: DictConfig) -> dict[str, Any]:
-    """Times of acting and of updates, by phase and section, and the arithmetic in them."""
-    device, target, settings = common.device_of(cfg), common.target_of(cfg), cfg.profile
+def made_up_training(cfg: DictConfig) -> tuple[WorldModel, Actor, BatchSource, Learner]:
+    """The parts of a finetuning run with this config, replay full of noise, ready for its first update."""
+    target, settings = common.target_of(cfg), cfg.profile
     crossed = common.cross_tasks_of(cfg) if cfg.cross_task else []
     cross = {
         task: TrajectoryReplayBuffer(settings.fill + GAME + 1, num_actions=get_task(task).num_actions)
@@ -69,6 +73,13 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     actor, source, learner = build.online(cfg, target, model, "profile", cross, scheduler)
     for task, buffer in source.buffers.buffers.items():
         fill(cfg, buffer, task, "teacher" if task in cross else "search")
+    return model, actor, source, learner
+
+
+def measure(cfg: DictConfig) -> dict[str, Any]:
+    """Times of acting and of updates, by phase and section, and the arithmetic in them."""
+    device, settings = common.device_of(cfg), cfg.profile
+    model, actor, source, learner = made_up_training(cfg)
 
     def step() -> None:
         batch = source.build(source.draw())

@@ -1,0 +1,168 @@
+"""What this machine takes for each part of training and how much memory: the input of the capacity plan.
+
+Times acting, updates by phase and evaluation on made-up replay, for the networks of the paper's tables: the scale's
+residual blocks and one block a stage, with and without cross tasks. Needs no datasets, models or network access. On a
+CPU scale=paper takes minutes even with a small share of the batch. Commands:
+
+    python recipes/calibrate.py scale=paper device=cuda out=h100.json
+    python recipes/calibrate.py scale=paper threads=1 shares=[0.0625,0.03125] profile.updates=1 out=cpu.json
+    python recipes/capacity.py h100.json cpu.json --out capacity
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from xtra_rl.files import read_json, write_json
+from xtra_rl.kernels.benchmark_machine import machine, resident_bytes
+from xtra_rl.recipes import common
+from xtra_rl.recipes.costs import episode_steps, evaluation_step
+from xtra_rl.recipes.profile_training import made_up_training
+from xtra_rl.training.loop import update
+from xtra_rl.training.profiling import Sections, observed_training
+from xtra_rl.training.run import git_commit
+from xtra_rl.training.stopwatch import Stopwatch
+
+#: What the plan calls a section of a phase; all others of the phase are its ``overhead``.
+_PARTS = {
+    ("reanalyse", "encode"): "encode",
+    ("reanalyse", "tree"): "search",
+    ("reanalyse", "network, inference"): "search",
+    ("learn", "network, forward"): "forward",
+    ("learn", "network, backward"): "backward",
+    ("learn", "optimiser"): "optimiser",
+    ("act", "encode"): "search",
+    ("act", "tree"): "search",
+    ("act", "network, inference"): "search",
+    ("act", "environment"): "environment",
+}
+
+
+def by_part(sections: Sections, phases: tuple[str, ...], calls: int) -> dict[str, float]:
+    """Seconds of one of so many calls, by part of these phases."""
+    parts: dict[str, float] = {}
+    for (phase, section), seconds in sections.seconds.items():
+        if phase in phases:
+            name = {"sample": "sample", "priorities": "sample"}.get(phase)
+            name = name or _PARTS.get((phase, section), f"{phase} overhead")
+            parts[name] = parts.get(name, 0.0) + seconds / calls
+    return parts
+
+
+def time_training(cfg: DictConfig, device: torch.device) -> dict[str, Any]:
+    """Seconds of an update and of an env step of acting by part, one after the other."""
+    model, actor, source, learner = made_up_training(changed(cfg, {"prefetch": False}))
+    sections, watch = Sections(synchronise=device.type == "cuda"), Stopwatch()
+    with ExitStack() as stack:
+        # Told apart from the inferences inside of a search, since a stack that is known is not encoded again.
+        for planner in {actor.planner, source.targets[common.target_of(cfg)].planner}:
+            stack.enter_context(sections.around(planner.world_model, "initial_inference", "encode"))
+        stack.enter_context(observed_training(sections, actor, source, learner))
+        for count in (cfg.profile.warmup, cfg.profile.updates):
+            sections.clear()
+            for _ in range(count):
+                update(source, learner, watch)
+                actor.step()
+    return {
+        "batch": sum(source.buffers.quotas.values()),
+        "update": by_part(sections, ("sample", "reanalyse", "learn", "priorities"), cfg.profile.updates),
+        "env_step": by_part(sections, ("act",), cfg.profile.updates * cfg.num_envs),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "resident_bytes": resident_bytes(),
+    }
+
+
+def time_overlapped(cfg: DictConfig) -> dict[str, float]:
+    """Seconds of an update of which host, GPU and the thread that draws batches do parts at the same time; memory."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    _, actor, source, learner = made_up_training(cfg)
+    watch, start = Stopwatch(), 0.0
+    actor.step()
+    for number in range(cfg.profile.warmup + cfg.profile.updates):
+        if number == cfg.profile.warmup:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        update(source, learner, watch)
+    torch.cuda.synchronize()
+    seconds = (time.perf_counter() - start) / cfg.profile.updates
+    return {"overlapped": seconds, "gpu_bytes": torch.cuda.max_memory_reserved()}
+
+
+def changed(cfg: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    return OmegaConf.merge(cfg, changes)  # type: ignore[return-value]
+
+
+def measure_case(cfg: DictConfig) -> dict[str, Any]:
+    """One network, with or without cross tasks, at every share of the batch, and once with task weights measured."""
+    device, tasks = common.device_of(cfg), 1 + (len(common.cross_tasks_of(cfg)) if cfg.cross_task else 0)
+
+    def at(share: float) -> DictConfig:
+        return changed(
+            cfg, {key: max(tasks, round(share * cfg[key])) for key in ("batch_size", "cross_batch_size")}
+        )
+
+    found: dict[str, Any] = {"num_blocks": cfg.model.num_blocks, "tasks": tasks}
+    found["batches"] = [{"share": share} | time_training(at(share), device) for share in cfg.shares]
+    if device.type == "cuda":
+        found |= time_overlapped(at(cfg.shares[0]))
+    if cfg.cross_task:
+        found["measuring"] = time_training(
+            changed(at(cfg.shares[0]), {"profile": {"measuring": True}}), device
+        )
+    return found
+
+
+def calibrate(cfg: DictConfig) -> Path:
+    """Measure all cases, print them; returns the file."""
+    # Encodings are kept between publications of the target network, so a few updates on a small replay would encode
+    # next to nothing: the plan counts what is new from the time of all.
+    cfg = changed(cfg, {"targets": {"memory_bytes": 0}})
+    path, about = Path(cfg.out), {"machine": machine(), "commit": git_commit(), "scale": cfg.scale}
+    before = read_json(path) if path.is_file() else {}
+    content: dict[str, Any] = before if before.items() >= about.items() else {**about, "cases": {}}
+    content |= {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "num_envs": cfg.num_envs,
+        "evaluation_envs": min(cfg.eval.num_envs, cfg.eval.episodes),
+    }
+    start = time.perf_counter()
+    if "episode_steps" not in content:
+        content["episode_steps"] = episode_steps(cfg, cfg.games)
+    for blocks in dict.fromkeys((cfg.model.num_blocks, 1)):
+        for cross in (True, False):
+            name = f"{blocks} blocks, {'cross tasks' if cross else 'alone'}"
+            if name in content["cases"]:
+                continue
+            case = changed(cfg, {"model": {"num_blocks": blocks}, "cross_task": cross})
+            content["cases"][name] = measure_case(case)
+            if not cross:
+                content["cases"][name]["evaluation_step"] = evaluation_step(case)
+            content["load"] = round(os.getloadavg()[0], 2)
+            write_json(path, content)
+            largest = content["cases"][name]["batches"][0]
+            milliseconds = {part: round(1e3 * seconds, 2) for part, seconds in largest["update"].items()}
+            common.say(f"{name}: batch {largest['batch']}, ms an update by part {milliseconds}")
+    common.say(f"{about['machine']}: {time.perf_counter() - start:.0f} s\ncalibration {path}")
+    return path
+
+
+@hydra.main(config_path="../configs", config_name="calibrate", version_base="1.3")
+@common.friendly
+def main(cfg: DictConfig) -> None:
+    calibrate(cfg)
+
+
+if __name__ == "__main__":
+    common.launch(main)
