@@ -116,7 +116,8 @@ def observed_training(
     ``priorities``. A loss without the networks in it is ``loss``; of a search, what is not the network is ``tree``.
     """
     model = learner.loss.world_model
-    planners: dict[int, Any] = {id(actor.planner): actor.planner}
+    acting: Any = getattr(actor.planner, "planner", actor.planner)  # inside of what shares it between ranks
+    planners: dict[int, Any] = {id(acting): acting}
     planners |= {id(t.planner): t.planner for t in source.targets.values() if hasattr(t, "planner")}
     wrapped: list[tuple[Any, str, str]] = [
         (actor, "step", "act"),
