@@ -139,8 +139,10 @@ class BatchSource:
         """Give the new priorities of a trained batch, of all ranks, back to the buffers they came from."""
         if self._next is not None:
             wait([self._next])
-        columns = [batch[key].cpu() for key in ("task_id", "index", "td_error")]
-        self.buffers.update_priority(*(gather(column) for column in columns))
+        # In one message where ranks share a batch: float64 holds every index.
+        columns = torch.stack([batch[key].cpu().double() for key in ("task_id", "index", "td_error")], 1)
+        task_id, index, td_error = gather(columns).unbind(1)
+        self.buffers.update_priority(task_id.long(), index.long(), td_error)
 
     def set_beta(self, beta: float) -> None:
         """Exponent of the importance weights, annealed over training."""
