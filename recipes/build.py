@@ -30,7 +30,7 @@ from xtra_rl.targets import ReanalyzeTargets, RootMemory, TeacherTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner, TaskLoss
-from xtra_rl.training.model_files import load_into, load_model_weights, save_model
+from xtra_rl.training.model_files import load_into, read_model_notes, save_model
 from xtra_rl.training.schedules import make_optimizer, piecewise, warmup_factor
 from xtra_rl.training.seeding import derive_seed, make_generator
 from xtra_rl.transfer import TaskWeighting
@@ -53,10 +53,9 @@ def world_model(cfg: DictConfig, task: str, *names: str) -> WorldModel:
 
 def load_model(cfg: DictConfig, path: str | Path) -> tuple[WorldModel, dict[str, Any]]:
     """A trained model with the sizes it was built with, and its metadata."""
-    files = load_model_weights(path)
-    model = make_world_model(**files.config)
-    load_into(model, path)
-    return model.to(common.device_of(cfg)).eval(), files.metadata
+    model = make_world_model(**read_model_notes(path).config)
+    metadata = load_into(model, path).metadata
+    return model.to(common.device_of(cfg)).eval(), metadata
 
 
 def is_cloned(about: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from xtra_rl.targets import NStepTargets
 from xtra_rl.training.actor import Actor
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner
-from xtra_rl.training.model_files import load_into, load_model_weights
+from xtra_rl.training.model_files import load_into, read_model_notes
 from xtra_rl.training.seeding import derive_seed, make_generator
 
 STAGE = "curl"
@@ -38,12 +38,12 @@ def network(cfg: DictConfig, task: str, *names: str) -> RainbowNetwork:
 
 def is_network(path: str | Path) -> bool:
     """Whether a model directory is one of CURL."""
-    return str(load_model_weights(path).metadata.get("stage", "")).startswith(STAGE)
+    return str(read_model_notes(path).metadata.get("stage", "")).startswith(STAGE)
 
 
 def load_network(cfg: DictConfig, path: str | Path) -> RainbowNetwork:
     """A trained network with the sizes it was built with."""
-    made = RainbowNetwork(**load_model_weights(path).config)
+    made = RainbowNetwork(**read_model_notes(path).config)
     load_into(made, path)
     return made.to(common.device_of(cfg))
 

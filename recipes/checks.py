@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from xtra_rl.envs import TaskSpec
 from xtra_rl.models import RainbowNetwork, WorldModel
 from xtra_rl.recipes import common
-from xtra_rl.training.model_files import load_model_weights
+from xtra_rl.training.model_files import read_model_notes
 
 
 def input_sizes(cfg: DictConfig, task: TaskSpec) -> dict[str, int]:
@@ -38,7 +38,7 @@ def check_fits(
     cfg: DictConfig, model: WorldModel | RainbowNetwork, task: TaskSpec, checkpoint: str | Path
 ) -> None:
     """Refuse a model that was built for other frames or another action head than this config's."""
-    trained_on = load_model_weights(checkpoint).metadata.get("env", {})
+    trained_on = read_model_notes(checkpoint).metadata.get("env", {})
     check_background(cfg, trained_on, f"checkpoint {str(checkpoint)!r}")
     wanted = input_sizes(cfg, task)
     wrong = {

@@ -12,7 +12,7 @@ from xtra_rl import distributed
 from xtra_rl.data import TrajectoryDataset
 from xtra_rl.data.manifest import fingerprint, read_manifest
 from xtra_rl.recipes import common
-from xtra_rl.training.model_files import load_model_weights
+from xtra_rl.training.model_files import read_model_notes
 from xtra_rl.training.pipeline import ArtifactKind, MissingArtifact, Pipeline, locked
 
 Annotated = dict[str, tuple[Path, dict[str, Any]]]
@@ -57,7 +57,7 @@ class Inputs:
         self._announce = common.say if build else lambda text: None
         self._resolved: dict[tuple[str, str], Path] = {}
         self._datasets = {TrajectoryDataset(path).task: path for path in cfg.datasets}
-        self._teachers = {load_model_weights(path).metadata["tasks"][0]: path for path in cfg.teachers}
+        self._teachers = {read_model_notes(path).metadata["tasks"][0]: path for path in cfg.teachers}
 
     def _resolve(self, kind: ArtifactKind, name: str, **how: Any) -> Path:
         if (kind, name) not in self._resolved:

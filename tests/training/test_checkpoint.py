@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from xtra_rl.training.checkpoint import load_checkpoint, save_checkpoint
-from xtra_rl.training.model_files import load_into, load_model_weights, save_model
+from xtra_rl.training.model_files import load_into, load_model_weights, read_model_notes, save_model
 
 
 def network(width=8):
@@ -117,6 +117,7 @@ def test_a_model_is_replaced_by_a_later_one(saved):
     path, _ = saved
     save_model(path, network(16), config={"width": 16}, metadata={})
     assert load_model_weights(path).config == {"width": 16}
+    assert read_model_notes(path) == load_model_weights(path)[1:]
     assert [p.name for p in path.parent.iterdir()] == ["model"]
 
 

@@ -37,6 +37,13 @@ class ModelFiles(NamedTuple):
     metadata: dict[str, Any]
 
 
+class ModelNotes(NamedTuple):
+    """What a model directory says of its model."""
+
+    config: dict[str, Any]
+    metadata: dict[str, Any]
+
+
 def save_model(
     path: str | os.PathLike[str],
     world_model: nn.Module,
@@ -120,13 +127,6 @@ def load_model_weights(path: str | os.PathLike[str]) -> ModelFiles:
         ValueError: if the directory or a file is missing, of another format or corrupt.
     """
     path = Path(path)
-    recover_directory(path)
-    for file in (path / "config.json", path / WEIGHTS):
-        if not file.is_file():
-            raise ValueError(
-                f"model={str(path)!r} is not a model directory: {file.name} is missing; expected a folder "
-                f"with config.json and {WEIGHTS}, as save_model writes it"
-            )
     description = _read_description(path)
     expected = description["sha256"][WEIGHTS]
     found = file_sha256(path / WEIGHTS)
@@ -143,7 +143,24 @@ def load_model_weights(path: str | os.PathLike[str]) -> ModelFiles:
         ) from error
 
 
+def read_model_notes(path: str | os.PathLike[str]) -> ModelNotes:
+    """What a model directory says of its model, without reading the weights.
+
+    Raises:
+        ValueError: if the directory or a file is missing or of another format.
+    """
+    description = _read_description(Path(path))
+    return ModelNotes(description["config"], description["metadata"])
+
+
 def _read_description(path: Path) -> dict[str, Any]:
+    recover_directory(path)
+    for file in (path / "config.json", path / WEIGHTS):
+        if not file.is_file():
+            raise ValueError(
+                f"model={str(path)!r} is not a model directory: {file.name} is missing; expected a folder "
+                f"with config.json and {WEIGHTS}, as save_model writes it"
+            )
     description = read_json(path / "config.json")
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ValueError(
