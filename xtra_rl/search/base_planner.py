@@ -26,10 +26,13 @@ from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, Sear
 
 
 class WorldModel(Protocol):
-    """What a planner needs of a world model."""
+    """What a planner needs of a world model; it only reads the two numbers."""
 
-    num_actions: int
-    value_prefix_horizon: int | None
+    @property
+    def num_actions(self) -> int: ...
+
+    @property
+    def value_prefix_horizon(self) -> int | None: ...
 
     def initial_inference(self, observation: Tensor) -> InitialOutput: ...
 
