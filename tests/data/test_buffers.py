@@ -127,6 +127,23 @@ def test_temporary_folder_goes_with_the_buffer_and_a_given_one_is_locked(tmp_pat
     assert window_of(second, 0)["reward"].tolist() == [7.5, 8.5, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_states_that_are_no_pictures_keep_their_digits(reuse):
+    buffer = TrajectoryReplayBuffer(10, memmap=False, reuse_memory=reuse, num_actions=NUM_ACTIONS)
+    states = torch.randn(6, 4, 1, 1)
+    buffer.extend_trajectory(make_rows(range(6)).set("pixels", states))
+    windows = buffer.sample_windows(5, unroll_steps=0, bootstrap_steps=0, frame_stack=1)
+    assert torch.equal(windows["pixels"][:, 0], states[windows["index"]])
+
+
+def test_floats_do_not_become_bytes():
+    buffer = TrajectoryReplayBuffer(10, memmap=False)
+    rows = make_rows([0, 1])
+    buffer.append(rows, torch.zeros(2))
+    with pytest.raises(ValueError, match="pixels is torch.float32, the buffer holds torch.uint8"):
+        buffer.append(rows.set("pixels", rows["pixels"] / 255), torch.zeros(2))
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

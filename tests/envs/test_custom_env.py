@@ -14,7 +14,8 @@ from gridworld import (
     optimal_steps,
     random_policy_statistics,
 )
-from torchrl.envs.transforms import DTypeCastTransform, TransformedEnv
+from torchrl.envs import GymEnv, SerialEnv
+from torchrl.envs.transforms import Compose, DTypeCastTransform, TransformedEnv, UnsqueezeTransform
 from torchrl.envs.utils import check_env_specs
 
 from xtra_rl.envs import make_env, register_task, unregister_task
@@ -98,6 +99,28 @@ def test_custom_environment_of_wrong_size_or_frames_is_refused():
                 make_env(name, 2)
         finally:
             unregister_task(name)
+
+
+def test_a_state_that_is_no_picture_becomes_a_task():
+    def factory(num_envs, seed, training):
+        steps = Compose(
+            UnsqueezeTransform(-1, in_keys=["observation"], out_keys=["pixels"]),
+            UnsqueezeTransform(-1, in_keys=["pixels"], out_keys=["pixels"]),
+        )
+        games = SerialEnv(num_envs, lambda: GymEnv("CartPole-v1", categorical_action_encoding=True))
+        return TransformedEnv(games, steps)
+
+    register_task("unit_vector", factory, num_actions=2)
+    try:
+        env = make_env("unit_vector", 2, frame_stack=2)
+        check_env_specs(env)
+        root = env.reset()
+        observation = root["observation"]
+        assert (observation.shape, observation.dtype) == ((2, 8, 1, 1), torch.float32)
+        assert torch.equal(observation[:, 4:], root["pixels"])
+        assert root["pixels"].abs().max() < 0.05  # as gymnasium draws it: bytes would all be 0
+    finally:
+        unregister_task("unit_vector")
 
 
 def test_atari_goes_through_the_same_door():

@@ -34,9 +34,10 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
     ``capacity // num_envs`` rows; a row counts as a transition as soon as its successor is stored, also while
     its trajectory is running.
 
-    Row keys: ``pixels [C, H, W]`` uint8, ``action []`` int64, ``reward []`` float32 (raw), ``terminated []``,
-    ``truncated []`` and ``has_action []`` bool; optionally ``step []`` int32 (counted when absent) and the
-    targets ``search_policy [A]``, ``search_value []``, ``teacher_policy [A]``, ``teacher_value []`` float32.
+    Row keys: ``pixels [C, H, W]`` uint8, or float32 for states that are no pictures; ``action []`` int64,
+    ``reward []`` float32 (raw), ``terminated []``, ``truncated []`` and ``has_action []`` bool; optionally
+    ``step []`` int32 (counted when absent) and the targets ``search_policy [A]``, ``search_value []``,
+    ``teacher_policy [A]``, ``teacher_value []`` float32.
     The first rows written fix which of them the buffer has. ``terminated`` and ``truncated`` belong to the
     action of their row.
 
@@ -276,7 +277,7 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             rows: which of the B to return; all are drawn, so that several processes may each read a part.
 
         Returns:
-            TensorDict ``[B]`` with ``pixels [B, F - 1 + K + 1 (+ n), C, H, W]`` uint8; ``action [B, W]``
+            TensorDict ``[B]`` with ``pixels [B, F - 1 + K + 1 (+ n), C, H, W]`` as stored; ``action [B, W]``
             (uniformly random where no transition exists); ``reward [B, W]`` raw, 0 where none;
             ``transition_mask [B, W]``; ``observation_mask [B, W + 1]``; ``terminated [B, W]``;
             ``search_policy`` and ``teacher_policy [B, K + 1, A]``, ``search_value`` and ``teacher_value [B, W
@@ -338,14 +339,16 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
 
     def _gather_pixels(self, rows: Tensor) -> Tensor:
         frames = self._rows["pixels"]
-        return gather_rows(frames, rows, out=self._memory_for(rows, frames.shape[1:]))
+        return gather_rows(frames, rows, out=self._memory_for(rows, frames.shape[1:], frames.dtype))
 
-    def _memory_for(self, rows: Tensor, frame_shape: Sequence[int]) -> Tensor | None:
+    def _memory_for(
+        self, rows: Tensor, frame_shape: Sequence[int], dtype: torch.dtype = torch.uint8
+    ) -> Tensor | None:
         """Memory for the frames of ``rows``, that of the batch before if it may be reused; else None."""
         if not self._reuse_memory:
             return None
         if self._frame_memory is None or len(self._frame_memory) < rows.numel():
-            self._frame_memory = torch.empty(rows.numel(), *frame_shape, dtype=torch.uint8)
+            self._frame_memory = torch.empty(rows.numel(), *frame_shape, dtype=dtype)
         return self._frame_memory[: rows.numel()]
 
     def set_beta(self, beta: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 _REQUIRED = {
     "pixels": torch.uint8,
@@ -32,7 +33,8 @@ def conform_rows(rows: TensorDictBase, stored: TensorDictBase | None) -> TensorD
         stored: the rows of the buffer, which fix keys and shapes; None before the first write.
 
     Raises:
-        ValueError: naming missing and unknown keys, or the shapes that differ.
+        ValueError: naming missing and unknown keys, the shapes that differ, or ``pixels`` that are floats in a
+            buffer of bytes.
     """
     names = set(rows.keys())
     expected = set(_REQUIRED) if stored is None else set(stored.keys()) - set(_COUNTED)
@@ -49,7 +51,18 @@ def conform_rows(rows: TensorDictBase, stored: TensorDictBase | None) -> TensorD
                 f"{name} has shape {tuple(value.shape[1:])}, the buffer holds "
                 f"{tuple(stored[name].shape[1:])}; use a buffer of its own"
             )
-    return TensorDict({name: value.to("cpu", _DTYPES[name]) for name, value in rows.items()}, rows.shape)
+    dtypes = _DTYPES | {"pixels": _frame_dtype(rows["pixels"], stored)}
+    return TensorDict({name: value.to("cpu", dtypes[name]) for name, value in rows.items()}, rows.shape)
+
+
+def _frame_dtype(pixels: Tensor, stored: TensorDictBase | None) -> torch.dtype:
+    """Bytes, or float32 for states that are no pictures; as bytes those would lose all they say."""
+    dtype = torch.float32 if pixels.is_floating_point() else torch.uint8
+    if stored is not None and dtype != stored["pixels"].dtype:
+        raise ValueError(
+            f"pixels is {pixels.dtype}, the buffer holds {stored['pixels'].dtype}; use a buffer of its own"
+        )
+    return dtype
 
 
 def trajectory_rows(rows: TensorDictBase) -> TensorDict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torchrl.data import TensorSpec
 from torchrl.envs.common import EnvBase
 from torchrl.envs.transforms import Compose, Transform, TransformedEnv
 
@@ -81,15 +82,15 @@ def _check_custom(task: TaskSpec, env: EnvBase, num_envs: int) -> None:
             "let its factory build num_envs copies."
         )
     pixels = env.observation_spec.get("pixels", None)
-    if pixels is None or pixels.dtype != torch.uint8 or len(pixels.shape) != 4:
+    if pixels is None or not (_is_picture(pixels) or _is_vector(pixels)):
         found = (
             "no key 'pixels'"
             if pixels is None
             else f"'pixels' of shape {tuple(pixels.shape)} and {pixels.dtype}"
         )
         raise ValueError(
-            f"{where} has {found}, expected 'pixels' [N, C, H, W] of torch.uint8; "
-            "add a transform in its factory."
+            f"{where} has {found}, expected 'pixels' [N, C, H, W] of torch.uint8, "
+            "or [N, D, 1, 1] of torch.float32 for a state that is no picture; add a transform in its factory."
         )
     action = env.action_spec
     if tuple(action.shape) != (num_envs,) or action.dtype != torch.int64:
@@ -98,3 +99,11 @@ def _check_custom(task: TaskSpec, env: EnvBase, num_envs: int) -> None:
             f"expected [{num_envs}] of torch.int64; "
             "use a Categorical action spec."
         )
+
+
+def _is_picture(pixels: TensorSpec) -> bool:
+    return pixels.dtype == torch.uint8 and len(pixels.shape) == 4
+
+
+def _is_vector(pixels: TensorSpec) -> bool:
+    return pixels.dtype == torch.float32 and len(pixels.shape) == 4 and pixels.shape[2:] == (1, 1)

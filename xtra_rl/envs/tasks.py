@@ -125,13 +125,13 @@ def register_task(
 ) -> TaskSpec:
     """Make a TorchRL environment of your own available as a task.
 
-    ``factory(num_envs, seed, training)`` returns an ``EnvBase`` of batch size ``[num_envs]`` that resets
-    single environments by TorchRL's ``_reset`` mask and has these keys: ``pixels [N, C, H, W]`` uint8, the
-    newest frame; ``action [N]`` int64 in ``0..num_actions - 1`` (categorical); ``reward [N, 1]`` float32
-    and ``done``, ``terminated`` ``[N, 1]`` bool. ``truncated``, ``action_mask [N, A]``, ``lives [N]`` and
-    ``end-of-life [N, 1]`` are used if they are there. :func:`xtra_rl.envs.make_env` adds the frame stack,
-    the step cap, a constant ``action_mask`` and an ``end-of-life`` that is set where ``lives`` drop.
-    ``training`` is False for evaluation.
+    ``factory(num_envs, seed, training)`` returns an ``EnvBase`` of batch size ``[num_envs]`` that resets single
+    environments by TorchRL's ``_reset`` mask and has these keys: ``pixels [N, C, H, W]`` uint8, the newest
+    frame, or ``[N, D, 1, 1]`` float32, a state that is no picture; ``action [N]`` int64 in ``0..num_actions -
+    1`` (categorical); ``reward [N, 1]`` float32 and ``done``, ``terminated`` ``[N, 1]`` bool. ``truncated``,
+    ``action_mask [N, A]``, ``lives [N]`` and ``end-of-life [N, 1]`` are used if they are there.
+    :func:`xtra_rl.envs.make_env` adds the frame stack, the step cap, a constant ``action_mask`` and an
+    ``end-of-life`` that is set where ``lives`` drop. ``training`` is False for evaluation.
 
     Args:
         name: how the task is called from now on.

@@ -174,5 +174,7 @@ class StackFrames(Transform):
         frame = observation_spec[self.in_keys[0]]
         shape = list(frame.shape)
         shape[-3] *= self.num_frames
-        observation_spec[self.out_keys[0]] = Bounded(low=0, high=255, shape=shape, dtype=frame.dtype)
+        bytes_spec = Bounded(low=0, high=255, shape=shape, dtype=torch.uint8)
+        floats = frame.dtype.is_floating_point
+        observation_spec[self.out_keys[0]] = Unbounded(shape, dtype=frame.dtype) if floats else bytes_spec
         return observation_spec
