@@ -70,7 +70,6 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, nargs="+", default=[2, 4, 16])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)
 
     policies = {"random play": RandomPolicy(torch.Generator().manual_seed(args.seed))}
     for count in args.simulations:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class LaggingTarget:
+
+class LaggingTarget(Generic[Network]):
     """A copy of a module that lags behind it by one to two intervals, buffers included.
 
     Every ``interval`` steps the snapshot taken an interval earlier is published and a new one is taken, so the target
@@ -41,7 +43,7 @@ class LaggingTarget:
         False
     """
 
-    def __init__(self, source: nn.Module, *, interval: int = 200, lag: bool = True) -> None:
+    def __init__(self, source: Network, *, interval: int = 200, lag: bool = True) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}; expected at least 1 step")
         self.source = source
@@ -49,7 +51,7 @@ class LaggingTarget:
         self.lag = lag
         self.steps = 0
         self.version = 0
-        self.module = copy.deepcopy(source).eval().requires_grad_(False)
+        self.module: Network = copy.deepcopy(source).eval().requires_grad_(False)
         self._snapshot = self._take()
 
     def _take(self) -> dict[str, Tensor]:

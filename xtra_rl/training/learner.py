@@ -9,14 +9,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xtra_rl import distributed
 from xtra_rl.data.augment import augment
 from xtra_rl.data.shard import BatchShard
 from xtra_rl.data.windows import stack_frames
-from xtra_rl.models import WorldModel
 from xtra_rl.objectives import LaggingTarget
 from xtra_rl.objectives.reduction import task_means
 from xtra_rl.training.stopwatch import Stopwatch
@@ -41,11 +40,12 @@ class TaskLoss(Protocol):
     the same outputs; it is asked for only where task weights are measured.
     """
 
-    world_model: WorldModel
+    @property
+    def world_model(self) -> nn.Module: ...
 
-    def __call__(self, tensordict: TensorDictBase) -> TensorDict: ...
+    def __call__(self, tensordict: TensorDictBase, /) -> TensorDict: ...
 
-    def task_losses(self, tensordict: TensorDictBase, num_tasks: int) -> tuple[Tensor, TensorDict]: ...
+    def task_losses(self, tensordict: TensorDictBase, num_tasks: int, /) -> tuple[Tensor, TensorDict]: ...
 
 
 class NonFiniteLoss(RuntimeError):

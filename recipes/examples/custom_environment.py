@@ -1,0 +1,98 @@
+"""A gymnasium environment of pixels as a task, learnt by EfficientZero's components: Catch.
+
+A ball falls through a board of 5 x 5 cells; a paddle in the last row earns 1 if it is there, and -1 if not (bsuite,
+arXiv 1908.03568). Its actions are left, stay and right.
+``register_task`` makes it a task like any Atari game: all that takes a game's name takes this one.
+
+    python recipes/examples/custom_environment.py
+
+Prints the mean return of 100 games for random play, and for the agent as it learns; 1 is perfect.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torchrl.envs import EnvBase, GymWrapper, SerialEnv
+
+from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
+from xtra_rl.envs import make_env, register_task
+from xtra_rl.evaluation.baselines import random_returns
+from xtra_rl.evaluation.evaluate import evaluate
+from xtra_rl.models import InferenceModel, make_world_model
+from xtra_rl.objectives import LaggingTarget, MuZeroLoss
+from xtra_rl.search import GumbelMCTSPlanner
+from xtra_rl.targets import ReanalyzeTargets
+from xtra_rl.training.actor import Actor
+from xtra_rl.training.batches import BatchSource
+from xtra_rl.training.learner import Learner
+from xtra_rl.training.loop import train_online
+
+CELLS, SIZE = 5, 40
+GAMES: dict[str, Any] = {"num_episodes": 100, "env_kwargs": {"frame_stack": 1}}
+SEARCH: dict[str, Any] = {"num_simulations": 8, "discount": 0.95, "rescale_floor": 0.1}
+SHAPE: dict[str, Any] = {"unroll_steps": 3, "td_steps": 5, "discount": 0.95, "frame_stack": 1}
+OPTIONS: dict[str, Any] = {"frame_stack": 1, "augmentation": False}
+PLAY: dict[str, Any] = {"warmup_steps": 320, "replay_ratio": 0.25}
+NETWORK: dict[str, Any] = {"latent": "vector", "value_prefix": False, "image_channels": 1, "frame_stack": 1}
+NETWORK |= {"num_actions": 3, "channels": 16, "latent_features": 64, "dynamics_hidden": 128}
+NETWORK |= {"head_hidden": 64, "support_size": 5, "projection_hidden": 64, "projection_out": 64}
+
+
+class Catch(gymnasium.Env):
+    observation_space = spaces.Dict({"pixels": spaces.Box(0, 255, (1, SIZE, SIZE), np.uint8)})
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        self.row, self.ball, self.paddle = 0, int(self.np_random.integers(CELLS)), CELLS // 2
+        return self.observe(), {}
+
+    def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
+        self.row, self.paddle = self.row + 1, min(max(self.paddle + int(action) - 1, 0), CELLS - 1)
+        over = self.row == CELLS - 1
+        return self.observe(), over * (1.0 if self.ball == self.paddle else -1.0), over, False, {}
+
+    def observe(self) -> dict[str, np.ndarray]:
+        board = np.full((1, CELLS, CELLS), 128, np.uint8)
+        board[0, -1, self.paddle], board[0, self.row, self.ball] = 0, 255
+        return {"pixels": board.repeat(SIZE // CELLS, 1).repeat(SIZE // CELLS, 2)}
+
+
+def make_catch(num_envs: int, seed: int, training: bool) -> EnvBase:
+    games = SerialEnv(num_envs, lambda: GymWrapper(Catch(), categorical_action_encoding=True))
+    games.set_seed(seed)
+    return games
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    task = register_task("catch", make_catch, num_actions=3)
+    print(f"random play: {random_returns('catch', **GAMES).mean_return:.2f}")
+
+    model = make_world_model(image_size=SIZE, **NETWORK)
+    target = LaggingTarget(model, interval=20, lag=False)
+    planner = GumbelMCTSPlanner(InferenceModel(model), seed=args.seed, **SEARCH)
+    again = GumbelMCTSPlanner(InferenceModel(target.module), seed=args.seed + 1, **SEARCH)
+    replay = TrajectoryReplayBuffer(20_000, num_envs=8, num_actions=3, memmap=False, seed=args.seed)
+    actor = Actor(make_env("catch", 8, frame_stack=1, seed=args.seed), planner, replay)
+    targets = ReanalyzeTargets(again, task.action_mask, policy_ratio=0.5, age_interval=None, **SHAPE)
+    source = BatchSource(MultiTaskReplayBuffer({"catch": replay}, {"catch": 64}), {"catch": targets})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
+    learner = Learner(MuZeroLoss(model), optimizer, tasks=["catch"], target=target, **OPTIONS)
+    for now in train_online(actor, source, learner, env_steps=args.steps, **PLAY):
+        if now.env_steps % 800 == 0:
+            print(f"{now.env_steps} env steps: {evaluate(planner, 'catch', **GAMES).mean_return:.2f}")
+
+
+if __name__ == "__main__":
+    main()
