@@ -235,7 +235,8 @@ class TrajectoryDataset:
         """Begin a column, or continue one that was begun with the same provenance and left unfinished.
 
         Args:
-            name, provenance: see :meth:`write_column`.
+            name: see :meth:`write_column`.
+            provenance: see there.
             commit_rows: rows after which what is written is safe from a kill.
 
         Raises:
@@ -350,8 +351,12 @@ class TrajectoryDataset:
             columns: targets to take along, stored with the rows or beside them.
             provenance: entries that columns beside the rows must have been written with.
             episodes: numbers of the episodes, ascending; None takes all.
-            num_actions, alpha, beta, seed, generator, reuse_memory: see
-                :class:`~xtra_rl.data.buffers.TrajectoryReplayBuffer`.
+            num_actions: see :class:`~xtra_rl.data.TrajectoryReplayBuffer`, also for the next five.
+            alpha: see there.
+            beta: see there.
+            seed: see there.
+            generator: see there.
+            reuse_memory: see there.
 
         Raises:
             DatasetError: if a column is missing or stale, or a row file or column damaged.

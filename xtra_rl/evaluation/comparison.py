@@ -55,7 +55,8 @@ def agent_bars(
     Args:
         scores: rows with ``task``, ``agent``, ``mode`` and ``return``, one for each episode.
         path: of the PNG.
-        scale, seed: for the title.
+        scale: for the title.
+        seed: for the title.
     """
     tasks = list(dict.fromkeys(row["task"] for row in scores))
     agents = list(dict.fromkeys((row["agent"], row["mode"]) for row in scores))

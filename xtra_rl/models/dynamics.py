@@ -55,10 +55,12 @@ class ValuePrefixHead(nn.Module):
     """Value prefix by an LSTM over the unroll, EfficientZero section 4.2.
 
     Args:
-        channels, size: width and side of the latent.
+        channels: width of the latent, C.
+        size: its side, h = w.
         num_bins: S.
         lstm_hidden: units of the LSTM.
-        reduced_channels, head_hidden: widths of the 1x1 convolution and of the last hidden layer.
+        reduced_channels: width of the 1x1 convolution.
+        head_hidden: width of the last hidden layer.
     """
 
     def __init__(

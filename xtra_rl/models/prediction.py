@@ -11,11 +11,13 @@ class Prediction(nn.Module):
     """Shared residual blocks, then a policy and a value head with zero-initialised last layers.
 
     Args:
-        channels, size: width and side of the latent.
+        channels: width of the latent, C.
+        size: its side, h = w.
         num_actions: A; 18 for Atari, whatever the game (XTRA section 3.1), illegal actions are masked in the search.
         num_bins: S.
         num_blocks: shared residual blocks.
-        reduced_channels, head_hidden: widths inside the heads.
+        reduced_channels: width of the 1x1 convolutions before the heads.
+        head_hidden: width of the hidden layer of each head.
     """
 
     def __init__(

@@ -10,7 +10,8 @@ class Projection(nn.Module):
 
     Args:
         in_features: flattened latent, ``C h w``.
-        hidden, out: widths of the three-layer projector.
+        hidden: width of the three-layer projector.
+        out: its outputs, and those of the predictor.
         predictor_hidden: bottleneck of the two-layer predictor.
     """
 

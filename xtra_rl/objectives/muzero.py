@@ -26,8 +26,10 @@ class MuZeroLoss(LossModule):
 
     Args:
         world_model: what is trained.
-        policy_coef, value_coef, reward_coef, consistency_coef: 1, 0.25, 1, 2 as published; 0 switches a term off, and
-            ``consistency_coef=0`` also skips its encoder pass.
+        policy_coef: weight of the policy's cross-entropy; for each of these 0 switches the term off.
+        value_coef: weight of the value's cross-entropy.
+        reward_coef: weight of the cross-entropy of the reward or value prefix.
+        consistency_coef: weight of the consistency; 0 also skips its encoder pass.
         joint_statistics: run the heads once over all positions of the unroll. Saves most of their dispatch cost in
             small networks; BatchNorm then sees the positions as one batch, not one after another as published.
         latent_gradient_scale: factor on the latent's gradient at each step, 0.5 as published.

@@ -82,7 +82,7 @@ def puct_search(
 
     Raises:
         ValueError: if an argument has a wrong shape, range or name, contains NaN, or leaves a root without
-        action.
+            action.
 
     Example:
         A bandit whose second arm pays 1 and whose model is sure about nothing:

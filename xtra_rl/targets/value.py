@@ -148,7 +148,9 @@ def reward_targets(
     masked.
 
     Args:
-        reward, transition_mask, terminated: as in :func:`n_step_values`.
+        reward: as in :func:`n_step_values`.
+        transition_mask: as there.
+        terminated: as there.
         unroll_steps: K.
         value_prefix_horizon: ``None`` for single rewards.
 

@@ -70,7 +70,8 @@ class Learner:
         max_grad_norm: bound on the global norm, 5 as published.
         frame_stack: F.
         augmentation: random shift and intensity, as published.
-        shift, intensity: pixels, and standard deviation of the factor (:func:`~xtra_rl.data.augment.augment`).
+        shift: of the augmentation, in pixels (:func:`~xtra_rl.data.augment`).
+        intensity: standard deviation of the augmentation's factor.
         generator: of the augmentation.
         autocast: dtype of mixed-precision forward passes, e.g. ``torch.bfloat16``; ``None`` for float32.
         max_loss: total loss that counts as exploding; ``None`` sets no limit to finite ones.

@@ -62,7 +62,9 @@ def train_online(
     have.
 
     Args:
-        actor, source, learner: the parts.
+        actor: acts and fills the replay.
+        source: draws batches from it.
+        learner: trains on them.
         env_steps: agent steps to take in all environments together.
         warmup_steps: agent steps before the first update.
         replay_ratio: optimiser steps per agent step after that (1 as published).
@@ -106,7 +108,8 @@ def train_offline(
     """Learn from stored data alone.
 
     Args:
-        source, learner: the parts.
+        source: draws batches of stored data.
+        learner: trains on them.
         train_steps: optimiser steps to take.
         watch: collects wall time by phase.
 

@@ -46,7 +46,8 @@ def warmup_factor(
         step: training step, from 0.
         warmup_steps: length of the warm-up.
         decay: ``"step"``; ``"cosine"``, to 0 at ``decay_steps`` after the warm-up; or ``"none"``.
-        decay_steps, decay_rate: of the step decay.
+        decay_steps: training steps between decays, or of the whole cosine.
+        decay_rate: factor of the step decay.
     """
     if step < warmup_steps:
         return step / warmup_steps
