@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from xtra_rl import distributed
 from xtra_rl.allocator import keep_freed_memory
 from xtra_rl.envs import get_task, task_set
 from xtra_rl.models import COMPONENTS
+from xtra_rl.recipes.overrides import check_overrides
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
 from xtra_rl.training.logging import RunLogger
@@ -30,20 +32,30 @@ from xtra_rl.transfer import TaskWeighting
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
+HELP = {"-h", "--help"}
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper", "auto")
 
 
 def launch(main: Callable[[], None]) -> None:
-    """Run a Hydra main: resolve ``scale=auto`` (the default) first, since a config group cannot."""
+    """Run a Hydra main: refuse misspelt keys and resolve ``scale=auto`` (the default) first, which no group can."""
+    try:
+        check_overrides(Path(sys.argv[0]).stem, sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     given = [argument for argument in sys.argv[1:] if argument.startswith("scale=")]
     if given in ([], ["scale=auto"]):
         scale = "workstation" if torch.cuda.is_available() else "quick"
-        sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a not in given), f"scale={scale}"]
-        if not {"-h", "--help", "--cfg", "-c", "--hydra-help", "--info"} & set(sys.argv):
+        words = [word for word in sys.argv[1:] if word not in given]
+        # Beside the other overrides, since argparse wants them in one piece.
+        place = next((place for place, word in enumerate(words) if "=" in word), len(words))
+        sys.argv = [sys.argv[0], *words[:place], f"scale={scale}", *words[place:]]
+        if not {*HELP, "--cfg", "-c", "--hydra-help", "--info"} & set(sys.argv):
             found = "a GPU" if scale == "workstation" else "no GPU"
             print(
                 f"scale=auto: found {found}, so scale={scale} (others: {', '.join(SCALES[:-1])})", flush=True
             )
+    if HELP & set(sys.argv):
+        print(inspect.cleandoc(sys.modules["__main__"].__doc__ or ""), end="\n\n")
     main()
 
 

@@ -1,0 +1,130 @@
+"""``--help`` says what there is to choose and to change; a misspelt argument is answered with the nearest name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from recipe_names import RECIPES
+
+from xtra_rl.recipes.overrides import check_overrides, groups_of
+
+ROOT = Path(__file__).parents[2]
+WITH_CONFIG = [*RECIPES, "profile"]
+
+
+def run(*command):
+    """Start a recipe in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer"),
+    [
+        ("serach.num_simulations=3", "unknown key serach; did you mean search?"),
+        (
+            "search.num_simulation=3",
+            "unknown key search.num_simulation; did you mean search.num_simulations?",
+        ),
+        ("num_simulations=3", "unknown key num_simulations; did you mean search.num_simulations?"),
+        ("lr=0.1", "unknown key lr; did you mean optim.lr or curl.lr?"),
+        ("taskset=maze", "unknown key taskset; did you mean task_set?"),
+        ("threads.number=2", "unknown key threads.number; --help lists all keys"),
+        ("targets=alien", "targets is a section, with keys of its own; did you mean target?"),
+        ("task_set=mazes", "did you mean maze?"),
+        ("scale=medium", "scale is one of laptop, paper, quick, smoke, workstation"),
+        ("scale=smoke,medium", "scale=medium: scale is one of"),
+        ("laptop", "laptop is no KEY=VALUE; did you mean scale=laptop?"),
+    ],
+)
+def test_a_misspelt_argument_is_answered_with_the_nearest(argument, answer):
+    with pytest.raises(ValueError, match=re.escape(answer)):
+        check_overrides("xtra_finetune", ["seed=1", argument])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argument"),
+    [
+        ("xtra_finetune", "scale=auto"),
+        ("xtra_finetune", "search.temperature={0:1.0,100:0.5}"),
+        ("xtra_finetune", "search.temperature.0=0.5"),
+        ("xtra_finetune", "search={num_simulations:4}"),
+        ("xtra_finetune", "+new.key=1"),
+        ("xtra_finetune", "hydra.verbose=true"),
+        ("xtra_finetune", "--cfg"),
+        ("study", "hydra/launcher=joblib"),
+        ("study", "targets=[alien]"),
+        ("study", "experiment=table1"),
+        ("evaluate", "checkpoint=runs/a=b/model"),
+        ("curl", "curl.pretrain=true"),
+        ("curl", "curl_scale=smoke"),
+        ("profile", "profile.updates=4"),
+    ],
+)
+def test_what_hydra_understands_passes(recipe, argument):
+    check_overrides(recipe, [argument])
+
+
+def test_a_value_of_a_flag_is_no_override():
+    check_overrides("xtra_finetune", ["--cfg", "job", "seed=3"])
+
+
+@pytest.mark.parametrize("recipe", WITH_CONFIG)
+def test_every_key_of_a_recipe_passes(recipe, config):
+    def paths(node, prefix=""):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            if hasattr(value, "items"):
+                yield from paths(value, f"{prefix}{key}.")
+
+    keys = list(paths(config(recipe, "scale=paper")))
+    check_overrides(recipe, [f"{key}={{}}" for key in keys if key not in groups_of()])
+    assert len(keys) > 150
+
+
+@pytest.mark.parametrize("recipe", WITH_CONFIG)
+def test_help_lists_scales_task_sets_and_keys_that_exist(recipe):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        text = compose(recipe, return_hydra_config=True).hydra.help.template
+    groups = groups_of()
+    assert set(re.findall(r"\bscale=(\w+)", text)) == {*groups["scale"], "auto"}
+    task_sets = " ".join(re.findall(r"task_set=(.*)", text))
+    assert all(re.search(rf"\b{name}\b", task_sets) for name in groups["task_set"])
+    _, _, keys = text.partition("Ten keys that people change:")
+    named = re.findall(r"^ +([\w.]+)=", keys, re.M)
+    assert len(named) == 10
+    check_overrides(recipe, [f"{name}=1" for name in named])
+
+
+@pytest.mark.parametrize("recipe", WITH_CONFIG)
+def test_every_recipe_says_what_it_does_and_how_it_is_called(recipe):
+    text = ast.get_docstring(ast.parse((ROOT / "recipes" / f"{recipe}.py").read_text()))
+    assert f"python recipes/{recipe}.py" in text
+
+
+def test_a_recipe_shows_its_docstring_and_its_keys_on_help():
+    shown = run("recipes/evaluate.py", "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("Scores of a trained model")
+    assert "Ten keys that people change" in shown.stdout
+    assert "checkpoint: null" in shown.stdout
+
+
+def test_a_recipe_ends_with_one_sentence_on_a_misspelt_key():
+    ended = run("recipes/xtra_finetune.py", "serach.num_simulations=3")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr == "error: serach.num_simulations=3: unknown key serach; did you mean search?\n"
+
+
+def test_an_override_beside_a_flag_is_understood():
+    shown = run("recipes/xtra_finetune.py", "seed=3", "--cfg", "job")
+    assert shown.returncode == 0, shown.stderr
+    assert "seed: 3" in shown.stdout
