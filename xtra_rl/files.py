@@ -63,6 +63,9 @@ def replace_directory(source: str | os.PathLike[str], target: str | os.PathLike[
 
     A directory cannot replace a full one in one system call, so the old one is first moved aside. If the
     second move fails, the old one is moved back.
+
+    Raises:
+        OSError: if a move fails.
     """
     source, target = Path(source), Path(target)
     old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")

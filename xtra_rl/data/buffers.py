@@ -240,7 +240,11 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             return self._write(rows, self._writer.place_trajectory(env_index, len(rows)))
 
     def extend(self, tensordicts: TensorDictBase, *, update_priority: bool | None = None) -> Tensor:
-        """Write rows as :meth:`append` does, with a key ``env_index``, which one column may omit."""
+        """Write rows ``[n]`` as :meth:`append` does, with a key ``env_index [n]``, which one column may omit.
+
+        Raises:
+            ValueError: as :meth:`append`, or if the key is missing and there are several columns.
+        """
         env_index = tensordicts.get("env_index", None)
         if env_index is None:
             if self.num_envs > 1:

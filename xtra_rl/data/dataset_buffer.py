@@ -26,7 +26,11 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
     Args:
         rows: TensorDict ``[N]`` of the small row keys, in order, all episodes whole.
         frames: reads the frames of these rows, and knows where episodes begin.
-        num_actions, alpha, beta, generator, reuse_memory: see :class:`TrajectoryReplayBuffer`.
+        num_actions: see :class:`TrajectoryReplayBuffer`, also for the next four.
+        alpha: see there.
+        beta: see there.
+        generator: see there.
+        reuse_memory: see there.
     """
 
     def __init__(
@@ -72,7 +76,11 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
         return torch.from_numpy(frames).view(*rows.shape, *self._frames.frame_shape)
 
     def append(self, rows: TensorDictBase, env_index: Tensor) -> Tensor:
-        """Refused: write new episodes with a :class:`TrajectoryWriter`."""
+        """Refused: write new episodes with a :class:`TrajectoryWriter`.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError("a buffer over a dataset cannot be written to; add episodes with a TrajectoryWriter")
 
     def extend_trajectory(self, rows: TensorDictBase, env_index: int = 0) -> Tensor:

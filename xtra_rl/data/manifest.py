@@ -98,6 +98,9 @@ def map_array(file: Path, entry: FileEntry, dtype: np.dtype, shape: tuple[int, .
     """Map the committed bytes of a file of equal records into memory, ``[n, *shape]``.
 
     Writing to the result changes neither the file nor other mappings (torch wants memory that it could write to).
+
+    Raises:
+        DatasetError: if the file is shorter than it was, or its bytes are no whole number of records.
     """
     check_size(file, entry)
     width = dtype.itemsize * int(np.prod(shape, dtype=np.int64))

@@ -73,7 +73,11 @@ class MultiTaskReplayBuffer:
         return sum(self._quotas.values())
 
     def set_quotas(self, quotas: Mapping[str, int]) -> None:
-        """Replace the quotas; raises like the constructor and then keeps the old ones."""
+        """Replace the quotas.
+
+        Raises:
+            ValueError: as the constructor; the old quotas are then kept.
+        """
         unknown = sorted(set(quotas) - set(self.buffers))
         missing = sorted(set(self.buffers) - set(quotas))
         if unknown or missing:
@@ -100,7 +104,7 @@ class MultiTaskReplayBuffer:
         Args:
             bootstrap_pixels: one value for all tasks, or one for each that has a quota.
             shard: which of the windows to return.
-            options: ``unroll_steps``, ``bootstrap_steps`` and ``frame_stack`` of
+            **options: ``unroll_steps``, ``bootstrap_steps`` and ``frame_stack`` of
                 :meth:`TrajectoryReplayBuffer.sample_windows`.
 
         Returns:

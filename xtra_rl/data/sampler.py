@@ -144,7 +144,7 @@ class TorchPrioritizedSampler(PrioritizedSampler):
         self.activate(torch.as_tensor(index).reshape(-1))
 
     def extend(self, index: Tensor) -> None:
-        """Activate rows that a plain TorchRL buffer has written."""
+        """Activate rows ``index [n]`` that a plain TorchRL buffer has written."""
         self.activate(torch.as_tensor(index).reshape(-1))
 
     def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:

@@ -136,7 +136,7 @@ class TrajectoryDataset:
 
     @property
     def returns(self) -> np.ndarray:
-        """Raw (unclipped, undiscounted) return of each episode."""
+        """Raw (unclipped, undiscounted) return of each episode, ``[E]``."""
         return np.array(self.episodes["raw_return"])
 
     @property
@@ -161,8 +161,9 @@ class TrajectoryDataset:
             )
 
     def read(self, episode: int, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return rows ``start .. stop - 1`` of one key of an episode; only the blocks with these rows are
-        read.
+        """Return rows ``start .. stop - 1`` of one key of an episode, ``[stop - start, ...]``.
+
+        Only the blocks of frames with these rows are read.
 
         Raises:
             DatasetError: if the shard is damaged.

@@ -110,11 +110,19 @@ class ColumnWriter(Writer):
         return self.total_added + has_action.long().cumsum(0) - has_action.long()
 
     def add(self, data: Any) -> int:
-        """Refuse: rows are written through the buffer."""
+        """Refuse: rows are written through the buffer.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("call TrajectoryReplayBuffer.append(rows, env_index) to write rows")
 
     def extend(self, data: Any) -> Tensor:
-        """Refuse: rows are written through the buffer."""
+        """Refuse: rows are written through the buffer.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("call TrajectoryReplayBuffer.append(rows, env_index) to write rows")
 
     def state_dict(self) -> dict[str, Any]:

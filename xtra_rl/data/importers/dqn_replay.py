@@ -69,7 +69,7 @@ def import_dqn_replay(
         task: name of the game.
         run: which of the five agents, 1 to 5. It is recorded with the settings: another one needs another dataset.
         checkpoints: which to take, 0 to 50; None takes all there are in the folder.
-        image_size: frames are resized to this height and width by area; None keeps 84.
+        image_size: frames are resized to this height and width, in pixels, by area; None keeps 84.
         max_transitions: stop behind the game with which the dataset has as many; None takes all.
         cache: where downloads go and stay, about 1 GB per checkpoint.
         base_url: where downloads come from.

@@ -59,7 +59,7 @@ def import_minari(
         dataset: a loaded dataset, the folder of one, or an id such as ``"atari/phoenix/expert-v0"``.
         path: folder of our dataset. Episodes keep their number and get checkpoint 0.
         task: name of the game.
-        image_size: frames are resized to this height and width by area; None keeps their size.
+        image_size: frames are resized to this height and width, in pixels, by area; None keeps their size.
         grayscale: True turns RGB into grey; None keeps what there is.
         max_episodes: take only as many, from the front; None takes all.
         download: fetch the dataset of that id if it is not there.

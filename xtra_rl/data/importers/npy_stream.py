@@ -44,7 +44,11 @@ class NpyStream:
         self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
 
     def read(self, count: int) -> np.ndarray:
-        """The next ``count`` rows, ``[count, ...]``; they cannot be written to."""
+        """The next ``count`` rows, ``[count, ...]``; they cannot be written to.
+
+        Raises:
+            DatasetError: if the file is damaged or ends too early.
+        """
         try:
             data = self._file.read(count * self._row_bytes)
         except _BAD as error:
@@ -59,7 +63,11 @@ class NpyStream:
             self.read(min(piece, count - start))
 
     def finish(self, *, piece: int = 1 << 20) -> None:
-        """Read what is left, behind which gzip's checksum of everything stands."""
+        """Read what is left, behind which gzip's checksum of everything stands.
+
+        Raises:
+            DatasetError: if the checksum is wrong.
+        """
         try:
             while self._file.read(piece):
                 pass
