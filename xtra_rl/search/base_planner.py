@@ -257,7 +257,11 @@ class SearchPlanner(TensorDictModuleBase):
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
-        """The model's initial inference of ``observation [B, F*C, H, W]``, in eval mode and in chunks."""
+        """The model's initial inference of ``observation [B, F*C, H, W]``, in eval mode and in chunks.
+
+        Raises:
+            ValueError: if there is no row.
+        """
         if len(observation) == 0:
             raise ValueError(
                 "observation has no rows, expected at least one root: skip the search of an empty batch."

@@ -16,7 +16,11 @@ class NotFiniteError(ValueError):
 
 
 def check_roots(prior_logits: Tensor, value: Tensor, embedding: Embedding) -> None:
-    """Check the initial inference; see :func:`xtra_rl.search.puct_search` for the shapes."""
+    """Check the initial inference; see :func:`xtra_rl.search.puct_search` for the shapes.
+
+    Raises:
+        ValueError: if a shape does not fit or a number is NaN.
+    """
     if prior_logits.ndim != 2 or 0 in prior_logits.shape:
         raise ValueError(
             f"prior_logits has shape {list(prior_logits.shape)}, expected [B, A] with at least one root and "
@@ -45,7 +49,11 @@ def check_roots(prior_logits: Tensor, value: Tensor, embedding: Embedding) -> No
 
 
 def check_legal(prior_logits: Tensor, invalid_actions: Tensor | None) -> Tensor:
-    """Mask of illegal root actions ``[B, A]``; every row must leave an action with a finite logit."""
+    """Mask of illegal root actions ``[B, A]``; every row must leave an action with a finite logit.
+
+    Raises:
+        ValueError: if it is no such mask.
+    """
     if invalid_actions is None:
         invalid_actions = torch.zeros_like(prior_logits, dtype=torch.bool)
     check_shape("invalid_actions", invalid_actions, list(prior_logits.shape))
@@ -65,20 +73,32 @@ def check_legal(prior_logits: Tensor, invalid_actions: Tensor | None) -> Tensor:
 
 
 def check_shape(name: str, tensor: Tensor, expected: list[int]) -> None:
-    """Require the exact shape ``expected``."""
+    """Require the exact shape ``expected``.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
     if list(tensor.shape) != expected:
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {expected}.")
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Require that no entry is NaN or infinite."""
+    """Require that no entry is NaN or infinite.
+
+    Raises:
+        NotFiniteError: naming the argument.
+    """
     if not bool(tensor.isfinite().all()):
         what = "NaN" if bool(tensor.isnan().any()) else "an infinite number"
         raise NotFiniteError(f"{name} contains {what}: check the network or the weights that made it.")
 
 
 def check_at_least(name: str, value: Any, minimum: int) -> None:
-    """Require an integer that is at least ``minimum``."""
+    """Require an integer that is at least ``minimum``.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} is {value!r}, expected an integer of at least {minimum}.")
 
@@ -86,7 +106,11 @@ def check_at_least(name: str, value: Any, minimum: int) -> None:
 def check_range(
     name: str, value: float, low: float, high: float = torch.inf, *, open_low: bool = False
 ) -> None:
-    """Require ``low <= value <= high``, or ``low < value`` with ``open_low``."""
+    """Require ``low <= value <= high``, or ``low < value`` with ``open_low``.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
     if (low < value if open_low else low <= value) and value <= high:
         return
     lower = f"above {low}" if open_low else f"of at least {low}"

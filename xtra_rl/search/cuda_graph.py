@@ -38,6 +38,9 @@ class SearchGraphs:
         max_graphs: graphs to keep; the one that was not used for longest is dropped first. Each holds its tree, its
             latents and the model's intermediate results.
 
+    Raises:
+        ValueError: if ``max_graphs`` is not positive.
+
     Example:
         >>> graphs = SearchGraphs()  # then: puct_search(..., backend="triton", graphs=graphs)
         >>> len(graphs)
@@ -70,7 +73,7 @@ class SearchGraphs:
         rule: Rule,
         options: SearchOptions,
     ) -> SearchTree:
-        """Trees with all their nodes, valid until the next call with the same shapes and options."""
+        """Trees from root priors ``[B, A]``, valid until the next call with the same shapes and options."""
         constants, tensors = _split(rule)
         key = (recurrent_fn, type(rule), constants, options, _shapes(roots, tensors, embedding))
         graph = self._graphs.get(key)

@@ -37,7 +37,7 @@ class PoolMemory:
         return {"_blocks": {}}
 
     def empty(self, name: NestedKey, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Uninitialised tensor with dtype and device of ``like``, in the block of that name, which grows if it must."""
+        """Uninitialised ``[*shape]`` with dtype and device of ``like``, in the block of that name, which grows."""
         size = math.prod(shape) * like.element_size()
         block = self._blocks.get(name)
         if block is None or block.device != like.device or block.numel() < size:
@@ -62,6 +62,9 @@ class EmbeddingPool:
             divisible by the tree's ``value_prefix_horizon``.
         backend: of the search: "numba" and "triton" read with kernels of theirs, which reset in the same pass.
         memory: where to put the pool; None = in memory of its own.
+
+    Raises:
+        ValueError: if ``reset_entries`` names what the embedding does not have.
     """
 
     def __init__(

@@ -20,7 +20,8 @@ def search_bytes(
 
     .. math:: B\,[(N+1)(6 f + 12 + A (4 f + 4)) + (N + 1) L]
 
-    with f bytes a float of ``dtype``, and L bytes a root's latents: the pool holds N of them, a read buffer one more.
+    Counted from the arrays (kernels/README.md), with f bytes a float of ``dtype``, and L bytes a root's latents: the
+    pool holds N of them, a read buffer one more.
 
     Args:
         batch_size: roots, B.
