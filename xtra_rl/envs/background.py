@@ -48,6 +48,7 @@ class SubtractBackground(Transform):
         return self._replace(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Spec of the observations after this transform."""
         observation_spec["screen"] = observation_spec[self.in_keys[0]].clone()
         return observation_spec
 

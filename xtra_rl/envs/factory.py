@@ -27,7 +27,7 @@ def make_env(
     num_threads: int = 0,
     subtract_background: bool = False,
 ) -> EnvBase:
-    """The environment of a task: Atari by :func:`make_atari_env`, a custom one by its own factory.
+    """The environment of a task: Atari by :func:`~xtra_rl.envs.make_atari_env`, a custom one by its own factory.
 
     A custom task decides on its own frames, so ``image_size``, ``grayscale``, ``sticky``, ``noop_max``,
     ``num_threads`` and ``subtract_background`` are Atari's only. It gets the same frame stack and step cap
@@ -36,7 +36,7 @@ def make_env(
     Raises:
         ValueError: if the task is unknown, a number is out of range or the custom environment does not have
             the keys and shapes
-            that :func:`register_task` asks for.
+            that :func:`~xtra_rl.envs.register_task` asks for.
     """
     spec = get_task(task)
     if spec.factory is None:

@@ -51,6 +51,7 @@ class LifeLoss(Transform):
         return tensordict_reset.set(self.out_keys[0], torch.zeros(shape, dtype=torch.bool))
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Spec of the observations after this transform."""
         observation_spec[self.out_keys[0]] = Binary(shape=(*observation_spec.shape, 1), dtype=torch.bool)
         return observation_spec
 
@@ -88,10 +89,12 @@ class StepLimit(Transform):
         return tensordict_reset.set(self.out_keys[0], torch.zeros(shape, dtype=torch.int64))
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Spec of the observations after this transform."""
         observation_spec[self.out_keys[0]] = Unbounded(shape=(*observation_spec.shape, 1), dtype=torch.int64)
         return observation_spec
 
     def transform_done_spec(self, done_spec: TensorSpec) -> TensorSpec:
+        """Spec of the ends after this transform."""
         done_spec["truncated"] = done_spec["terminated"].clone()
         return done_spec
 
@@ -117,6 +120,7 @@ class LegalActions(Transform):
         return tensordict_reset.set("action_mask", self._expanded(tensordict_reset))
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Spec of the observations after this transform."""
         shape = (*observation_spec.shape, self.mask.shape[0])
         observation_spec["action_mask"] = Binary(shape=shape, dtype=torch.bool)
         return observation_spec
@@ -171,6 +175,7 @@ class StackFrames(Transform):
         return tensordict_reset.set(self.out_keys[0], self._restart(tensordict_reset.get(self.in_keys[0])))
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Spec of the observations after this transform."""
         frame = observation_spec[self.in_keys[0]]
         shape = list(frame.shape)
         shape[-3] *= self.num_frames

@@ -21,6 +21,9 @@ class Dynamics(nn.Module):
         num_blocks: residual blocks after the first convolution.
         action_encoding: ``"plane"`` as published, or ``"embedding"``, a learnt vector per action added before the
             first BatchNorm, which separates actions better in small networks.
+
+    Raises:
+        ValueError: if ``action_encoding`` is unknown.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class RewardHead(nn.Module):
         self.out = output_head(reduced_channels * size * size, head_hidden, num_bins)
 
     def initial_state(self, latent: Tensor) -> None:
-        """There is none."""
+        """None, whatever the latent ``[B, ...]``: rewards are predicted one by one."""
 
     def forward(self, latent: Tensor, state: None) -> tuple[Tensor, None]:
         """Logits ``[B, S]`` of the reward of the transition into ``latent``."""

@@ -43,6 +43,9 @@ class InferenceModel(nn.Module):
         value_prefix_horizon: as in the world model.
         reset_entries: entries of the embedding that the search must reset; empty without ``external_reset``.
 
+    Raises:
+        ValueError: if ``dtype`` is neither float32 nor bfloat16.
+
     Example:
         >>> from xtra_rl.models import make_world_model
         >>> model = make_world_model(image_size=48, image_channels=1, channels=16, lstm_hidden=32, support_size=10)

@@ -42,5 +42,5 @@ class Projection(nn.Module):
         return self.projector(latent)
 
     def predict(self, latent: Tensor) -> Tensor:
-        """Predictor of the projection, the side that learns."""
+        """``[B, C, h, w]`` to the predictor's ``[B, out]``, the side that learns."""
         return self.predictor(self.projector(latent))

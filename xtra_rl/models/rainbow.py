@@ -26,7 +26,7 @@ class RainbowNetwork(nn.Module):
     The noise of the linear layers is on under ``ExplorationType.RANDOM`` alone, and drawn by :func:`resample_noise`.
 
     Args:
-        image_size: height and width of a frame, at least 25; 84 as published.
+        image_size: height and width of a frame in pixels, at least 25; 84 as published.
         image_channels: 1 for grey frames, as published; 3 for RGB.
         frame_stack: F.
         num_actions: A, outputs of the head; 18 for Atari.

@@ -9,7 +9,7 @@ EPSILON = 0.001
 
 
 def value_transform(x: Tensor, epsilon: float = EPSILON) -> Tensor:
-    r"""Compress a scalar: ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x``.
+    r"""Compress scalars ``[...]``: ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x``.
 
     Pohlen et al. (arXiv 1805.11593), as used by MuZero (arXiv 1911.08265, appendix F). Differs from the official XTRA
     code, which puts the linear term inside the sign and is therefore wrong for negative ``x``.

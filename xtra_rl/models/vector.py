@@ -116,7 +116,7 @@ class VectorRewardHead(nn.Module):
         self.out = _head(latent, hidden, num_bins)
 
     def initial_state(self, latent: Tensor) -> None:
-        """There is none."""
+        """None, whatever the latent ``[B, ...]``: rewards are predicted one by one."""
 
     def forward(self, latent: Tensor, state: None) -> tuple[Tensor, None]:
         """Logits ``[B, S]`` of the reward of the transition into ``latent``."""

@@ -37,8 +37,9 @@ class DynamicsModel(nn.Module):
 class WorldModel(nn.Module):
     """MuZero-family world model with EfficientZero's value prefix and consistency heads.
 
-    Compose it from your own modules, or call :func:`make_world_model`. The search calls :meth:`initial_inference` and
-    :meth:`recurrent_inference`; the loss calls :meth:`represent`, :meth:`step`, :meth:`predict` and :meth:`project`.
+    Compose it from your own modules, or call :func:`~xtra_rl.models.make_world_model`. The search calls
+    :meth:`initial_inference` and :meth:`recurrent_inference`; the loss calls :meth:`represent`, :meth:`step`,
+    :meth:`predict` and :meth:`project`.
 
     Args:
         representation: observation to latent ``[B, C, h, w]``.
@@ -50,7 +51,8 @@ class WorldModel(nn.Module):
             the reward of each single transition.
 
     Attributes:
-        config: arguments that rebuild the model, set by :func:`make_world_model`; empty for one of your own parts.
+        config: arguments that rebuild the model, set by :func:`~xtra_rl.models.make_world_model`; empty for one of
+            your own parts.
         description: tasks, scores and settings of the directory that :func:`xtra_rl.load_pretrained` has read.
         frozen: names of the components that do not train.
 
@@ -104,7 +106,7 @@ class WorldModel(nn.Module):
         return self.representation(observation)
 
     def initial_state(self, latent: Tensor) -> HeadState | None:
-        """State of the reward head at the root of an unroll."""
+        """State of the reward head at the root of an unroll: ``([B, L], [B, L])`` zeros of the LSTM, or None."""
         return self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
 
     def step(
@@ -118,7 +120,11 @@ class WorldModel(nn.Module):
         return self.prediction(latent)
 
     def project(self, latent: Tensor, *, predictor: bool) -> Tensor:
-        """Projection of a latent, through the predictor for the side that learns."""
+        """Projection ``[B, P]`` of a latent, through the predictor for the side that learns.
+
+        Raises:
+            ValueError: if the model has none.
+        """
         if self.projection is None:
             raise ValueError(
                 "the world model has no projection; build it with one, or use consistency_coef=0"
@@ -142,7 +148,7 @@ class WorldModel(nn.Module):
     def recurrent_inference(
         self, action: Tensor, embedding: TensorDict
     ) -> tuple[RecurrentOutput, TensorDict]:
-        """One step of the search, the ``recurrent_fn`` of :mod:`xtra_rl.search`.
+        """One step of the search by ``action [B]``, the ``recurrent_fn`` of :mod:`xtra_rl.search`.
 
         With a value prefix, ``reward`` is the prefix; the LSTM state is zeroed when the parent's depth is a multiple of
         the horizon, so the prefix restarts there (EfficientZero section 4.2).

@@ -137,6 +137,9 @@ class CurlLoss(LossModule):
         contrastive_coef: 1 as published, 0.01 for Pong, Boxing, Private Eye and Freeway; 0 leaves Rainbow.
         generator: of views and noise; default: an own one with seed 0, on the CPU.
 
+    Raises:
+        ValueError: if ``contrastive_coef`` is negative.
+
     The outputs are ``loss_value`` and ``loss_contrastive`` (coefficient included), means over the batch weighted by
     priority and task; and, detached, ``action_value`` (mean return of the actions taken) and ``contrastive_accuracy``
     (share of anchors whose own key is the nearest). Into the batch are written ``td_error [B]``, the total loss of each

@@ -13,6 +13,8 @@ from xtra_rl.targets.value import clip_reward
 class NStepTargets:
     r"""Turn windows into n-step transitions: the root's stack and action, what came of it, and the stack n steps on.
 
+    Rainbow (arXiv 1710.02298), as data-efficient Rainbow and CURL use it.
+
     .. math:: G = \sum_{i<m} \gamma^i r_i, \qquad m = \min(n, \text{transitions that exist})
 
     A target is :math:`G` plus ``bootstrap_discount`` times the value of ``bootstrap_observation``. That discount is

@@ -51,7 +51,10 @@ def bootstrap_positions(
     """Where each position of the unroll bootstraps: ``k + min(n, transitions that exist after k)``.
 
     Args:
-        transition_mask, terminated, td_steps, unroll_steps: as in :func:`n_step_values`.
+        transition_mask: as in :func:`n_step_values`.
+        terminated: as there.
+        td_steps: as there.
+        unroll_steps: as there.
 
     Returns:
         the positions ``[B, K+1]`` int64, and ``[B, K+1]`` bool: a termination lies before it, so nothing is added.
