@@ -179,7 +179,7 @@ def stratified_bootstrap(
 
     Args:
         statistic: of as many ``scores`` as are given; reads ``[draws, runs]`` for each task, returns ``[draws]``.
-        scores: by task, ``[runs]``.
+        *scores: by task, ``[runs]``.
         level: coverage, between 0 and 1.
         draws: at least 1.
         seed: of the draws.

@@ -61,7 +61,11 @@ class ConstantPolicy(TensorDictModuleBase):
         self.action = action
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action``."""
+        """Write ``action [*]``.
+
+        Raises:
+            ValueError: if the action is illegal in one of the environments.
+        """
         mask = tensordict["action_mask"]
         if not 0 <= self.action < mask.shape[-1] or not bool(mask[..., self.action].all()):
             legal = mask.reshape(-1, mask.shape[-1]).all(0).nonzero().squeeze(-1).tolist()

@@ -21,7 +21,8 @@ EvaluationMode = Literal["greedy", "sampled"]
 class SupportsUpdate(Protocol):
     """Anything that counts finished episodes, e.g. :class:`xtra_rl.training.progress.Progress`."""
 
-    def update(self, n: int = 1) -> Any: ...
+    def update(self, n: int = 1) -> Any:
+        """Count ``n`` more episodes."""
 
 
 @dataclass(frozen=True)

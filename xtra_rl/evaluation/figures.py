@@ -57,7 +57,7 @@ class Series(NamedTuple):
     value: np.ndarray
 
     def x(self, axis: XAxis) -> np.ndarray:
-        """The steps to plot against."""
+        """The steps to plot against, ``[T]``."""
         return self.env_step if axis == "env_step" else self.train_step
 
 

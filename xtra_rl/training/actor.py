@@ -26,11 +26,14 @@ class Planner(Protocol):
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase: ...
 
-    def set_train_step(self, train_step: int) -> None: ...
+    def set_train_step(self, train_step: int) -> None:
+        """Move schedules of exploration to a training step."""
 
-    def rng_state(self) -> Tensor: ...
+    def rng_state(self) -> Tensor:
+        """State of the random numbers, for a checkpoint."""
 
-    def set_rng_state(self, state: Tensor) -> None: ...
+    def set_rng_state(self, state: Tensor) -> None:
+        """Continue the random numbers where :meth:`rng_state` was taken."""
 
 
 class Decision(NamedTuple):

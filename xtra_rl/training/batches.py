@@ -26,7 +26,8 @@ class Targets(Protocol):
     bootstrap_pixels: bool
 
     @property
-    def bootstrap_steps(self) -> int: ...
+    def bootstrap_steps(self) -> int:
+        """Transitions that a window needs past the unroll."""
 
     def __call__(self, windows: TensorDictBase) -> TensorDict: ...
 

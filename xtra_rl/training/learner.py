@@ -45,7 +45,8 @@ class TaskLoss(Protocol):
 
     def __call__(self, tensordict: TensorDictBase, /) -> TensorDict: ...
 
-    def task_losses(self, tensordict: TensorDictBase, num_tasks: int, /) -> tuple[Tensor, TensorDict]: ...
+    def task_losses(self, tensordict: TensorDictBase, num_tasks: int, /) -> tuple[Tensor, TensorDict]:
+        """Loss of each task ``[M]``, and the same outputs as a call, detached."""
 
 
 class NonFiniteLoss(RuntimeError):

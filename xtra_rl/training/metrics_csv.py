@@ -94,7 +94,11 @@ class MetricsCSV(Logger):
         """Do nothing: the config is ``config.yaml`` in the run directory."""
 
     def log_histogram(self, name: str, data: Sequence, **kwargs: Any) -> None:
-        """Refuse: a CSV file holds numbers only."""
+        """Refuse: a CSV file holds numbers only.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("MetricsCSV holds scalars only; log a summary of the histogram instead")
 
     def _checkpoint_state(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def warmup_factor(
 
     Args:
         step: training step, from 0.
-        warmup_steps: length of the warm-up.
+        warmup_steps: training steps of the warm-up.
         decay: ``"step"``; ``"cosine"``, to 0 at ``decay_steps`` after the warm-up; or ``"none"``.
         decay_steps: training steps between decays, or of the whole cosine.
         decay_rate: factor of the step decay.

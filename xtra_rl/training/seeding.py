@@ -12,7 +12,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
     Args:
         seed: of the run.
-        names: what it is for, e.g. ``"env", "alien"``.
+        *names: what it is for, e.g. ``"env", "alien"``.
 
     Raises:
         ValueError: if ``seed`` is negative.

@@ -49,9 +49,11 @@ def parse_duration(text: str | float) -> float:
 class Stateful(Protocol):
     """What a checkpoint holds."""
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """What is to be saved."""
 
-    def load_state_dict(self, state: Any) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any:
+        """Restore :meth:`state_dict`."""
 
 
 class TrainingSession:
