@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xtra_rl import (
         data,
+        distributed,
         envs,
         evaluation,
         models,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "data",
+    "distributed",
     "envs",
     "evaluation",
     "load_pretrained",
@@ -62,6 +64,7 @@ PUBLIC_MODULES = (
     "xtra_rl.objectives",
     "xtra_rl.transfer",
     "xtra_rl.transfer.hook",
+    "xtra_rl.distributed",
     "xtra_rl.training.actor",
     "xtra_rl.training.batches",
     "xtra_rl.training.checkpoint",

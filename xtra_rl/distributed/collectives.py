@@ -106,6 +106,10 @@ def broadcast(value: T) -> T:
 def on_main(function: Callable[[], T]) -> T:
     """Result of a function that the main rank alone calls; what it raises is raised on every rank.
 
+    Raises:
+        BaseException: what ``function`` raised, or a ``RuntimeError`` that names it where it cannot travel.
+        LostRank: if another process is gone.
+
     Example:
         >>> on_main(lambda: 3)
         3

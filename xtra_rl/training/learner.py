@@ -41,7 +41,8 @@ class TaskLoss(Protocol):
     """
 
     @property
-    def world_model(self) -> nn.Module: ...
+    def world_model(self) -> nn.Module:
+        """What learns."""
 
     def __call__(self, tensordict: TensorDictBase, /) -> TensorDict: ...
 
