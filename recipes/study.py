@@ -1,8 +1,9 @@
 """All runs of a table or a figure of the paper: planned, priced, run side by side, resumed, scored.
 
 What runs share (datasets, teachers, students) is built once, before them. Every run is a process of its own with a log
-in its directory; one that crashes is listed at the end and stops nobody else. Ctrl-C and SIGTERM let all runs save;
-the same command goes on. Commands:
+in its directory; one that crashes is started again (retries=1), goes on from its checkpoint, and if it fails once more
+is listed at the end, and in the report, and stops nobody else. Ctrl-C and SIGTERM let all runs save; the same command
+goes on. Commands:
 
     python recipes/study.py experiment=table1 scale=smoke seeds=2 targets=[assault] plan_only=true
     python recipes/study.py experiment=table1 scale=laptop seeds=2 targets=[assault,alien] parallel=2 threads=1
@@ -34,13 +35,13 @@ from xtra_rl.recipes import common
 from xtra_rl.recipes.costs import CONFIGS, compose_run, cost_table, settings
 from xtra_rl.recipes.shared_inputs import SharedInput, inputs_of
 from xtra_rl.studies import PlannedRun, Study, System, planning, write_study
-from xtra_rl.studies.jobs import Job, Outcome, run_jobs
+from xtra_rl.studies.jobs import RUN_LOG, Job, Outcome, run_jobs
 from xtra_rl.studies.status import check_same_plan, path_of, planned_run, problem_of, score_rows, status_of
 from xtra_rl.training.progress import progress
 
 #: Keys that this recipe gives to every run itself; all others are handed on as they are.
 _OWN = ("experiment", "scale", "seeds", "targets", "systems", "run_dir", "artifacts", "device", "threads")
-_OWN += ("parallel", "shard", "plan_only", "estimate", "resume")
+_OWN += ("parallel", "retries", "shard", "plan_only", "estimate", "resume")
 
 
 def plan(cfg: DictConfig, given: Sequence[str]) -> Study:
@@ -121,12 +122,12 @@ def make_jobs(
         def check(run: PlannedRun = run) -> str | None:
             return problem_of(planned_run(folder, run))
 
-        jobs.append(Job(f"{run.system} {run.target} seed {run.seed}", line, path / "log.txt", after, check))
+        jobs.append(Job(f"{run.system} {run.target} seed {run.seed}", line, path / RUN_LOG, after, check))
     return jobs
 
 
 def run_all(cfg: DictConfig, jobs: Sequence[Job]) -> list[Outcome]:
-    """Run jobs behind a progress bar; returns those that failed."""
+    """Run jobs behind a progress bar; returns those that failed, or that succeeded only when started again."""
     with progress(len(jobs), description="study", unit="job") as bar:
 
         def ended(outcome: Outcome) -> None:
@@ -137,8 +138,18 @@ def run_all(cfg: DictConfig, jobs: Sequence[Job]) -> list[Outcome]:
         def started(job: Job) -> None:
             common.say(f"{job.name}: started, log {job.log}")
 
-        outcomes = run_jobs(jobs, parallel=cfg.parallel, on_start=started, on_end=ended)
-    return [outcome for outcome in outcomes if outcome.problem]
+        def queued_again(job: Job, problem: str) -> None:
+            common.say(f"{job.name}: failed, will be started again: {problem}")
+
+        outcomes = run_jobs(
+            jobs,
+            parallel=cfg.parallel,
+            retries=cfg.retries,
+            on_start=started,
+            on_retry=queued_again,
+            on_end=ended,
+        )
+    return [outcome for outcome in outcomes if outcome.problem or outcome.retried]
 
 
 def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
@@ -160,15 +171,18 @@ def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
     number, count = planning.parse_shard(cfg.shard)
     first = len(missing) * (number - 1) // count
     jobs = make_jobs(cfg, folder, planned, runs, inputs, missing[first:] + missing[:first])
-    failed = run_all(cfg, jobs) if jobs else []
+    notable = run_all(cfg, jobs) if jobs else []
 
     scores = score_rows(planned, [(run, planned_run(folder, run)) for run in planned.runs])
     common.say(
         f"\nmean return over the seeds that are finished\n{format_table(scores)}\n\nstudy     {folder}"
+        f"\nreport    python recipes/report.py {folder}"
     )
-    for outcome in failed:
-        common.say(f"failed    {outcome.job.name}: {outcome.problem}\n          log {outcome.job.log}")
-    return failed
+    for outcome in notable:
+        attempts = [*outcome.retried, *([outcome.problem] if outcome.problem else [])]
+        word = "failed   " if outcome.problem else "retried  "
+        common.say(f"{word} {outcome.job.name}: {'; then '.join(attempts)}\n          log {outcome.job.log}")
+    return [outcome for outcome in notable if outcome.problem]
 
 
 @hydra.main(config_path="../configs", config_name="study", version_base="1.3")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xtra_rl.studies.jobs import Job, run_jobs
+from xtra_rl.studies.jobs import Job, failure_of, run_jobs
 
 
 def job(tmp_path, name, code="pass", after=(), check=lambda: None):
@@ -40,13 +40,58 @@ def test_a_failure_is_named_with_its_last_line_and_stops_only_what_needs_it(tmp_
     ]
     assert problems(run_jobs(jobs, parallel=2)) == {
         "data": "exit status 1: error: the disk is full",
-        "student": "not started, because data failed",
-        "run": "not started, because student failed",
+        "student": "not started, because data failed: exit status 1: error: the disk is full",
+        "run": "not started, because data failed: exit status 1: error: the disk is full",
         "other": None,
         "killed": "killed by SIGKILL: x",
         "hollow": "it left no run directory",
     }
     assert not (tmp_path / "run" / "log.txt").exists()
+
+
+FAILS_ONCE = """
+import pathlib
+first = not (pathlib.Path(HERE) / "tried").exists()
+(pathlib.Path(HERE) / "tried").touch()
+raise SystemExit("error: the node went away" if first else 0)
+"""
+
+
+def test_a_job_that_failed_is_started_again_behind_the_others(tmp_path):
+    order, again = [], []
+    jobs = [
+        job(tmp_path, "once", FAILS_ONCE),
+        job(tmp_path, "always", "raise SystemExit('error: no such game')"),
+        job(tmp_path, "needs both", after=("once", "other")),
+        job(tmp_path, "other"),
+        job(tmp_path, "lost", after=("always",)),
+    ]
+    outcomes = run_jobs(
+        jobs,
+        retries=1,
+        on_start=lambda job: order.append(job.name),
+        on_retry=lambda job, problem: again.append((job.name, problem)),
+    )
+    found = {outcome.job.name: (outcome.problem, outcome.retried) for outcome in outcomes}
+    gone, unknown = "exit status 1: error: the node went away", "exit status 1: error: no such game"
+    assert found["once"] == (None, (gone,))
+    assert found["always"] == (unknown, (unknown,))
+    assert found["needs both"] == found["other"] == (None, ())
+    assert found["lost"] == (f"not started, because always failed: {unknown}", ())
+    assert again == [("once", gone), ("always", unknown)]
+    assert order == ["once", "always", "other", "once", "needs both", "always"]
+    assert [failure_of(each.log) for each in jobs[:3]] == [None, f"{unknown} (attempt 2)", None]
+    assert failure_of(jobs[4].log) == found["lost"][0]
+    with pytest.raises(ValueError, match="retries -1"):
+        run_jobs(jobs, retries=-1)
+
+
+def test_the_note_of_a_failure_goes_when_the_job_is_started_again(tmp_path):
+    once = job(tmp_path, "once", FAILS_ONCE)
+    run_jobs([once])
+    assert failure_of(once.log) == "exit status 1: error: the node went away (attempt 1)"
+    run_jobs([once])
+    assert failure_of(once.log) is None
 
 
 def test_a_log_that_cannot_be_written_fails_its_job_alone(tmp_path):

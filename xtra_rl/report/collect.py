@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 from xtra_rl.report.checks import not_as_planned, odd_ones, version_of, version_text
 from xtra_rl.report.plan import study_of_runs
 from xtra_rl.runs.record import Run, find_runs, read_run
+from xtra_rl.studies.jobs import RUN_LOG, failure_of
 from xtra_rl.studies.plan import STUDY_FILE, PlannedRun, Study, read_study
 
 Kind = Literal[
@@ -203,7 +204,9 @@ def _where(study: Study, *plans: PlannedRun) -> str:
 def _missing(study: Study, folder: Path, plans: Sequence[PlannedRun]) -> Finding:
     place = plans[0].run_dir if len(plans) == 1 else ""
     path = str(folder / place) if place else ""
-    return Finding("missing", _where(study, *plans), path, "not there yet", len(plans))
+    failed = {plan.seed: failure_of(folder / plan.run_dir / RUN_LOG) for plan in plans if plan.run_dir}
+    told = "; ".join(f"seed {seed} failed: {problem}" for seed, problem in failed.items() if problem)
+    return Finding("missing", _where(study, *plans), path, told or "not there yet", len(plans))
 
 
 def _read_planned(path: Path) -> Run | None:
@@ -219,8 +222,9 @@ def _unfit(run: Run, plan: PlannedRun, study: Study, mode: str, where: str) -> F
     if run.problem:
         return Finding("broken", where, path, run.problem)
     if run.status == "unfinished":
-        step = run.steps()[0]
-        return Finding("unfinished", where, path, f"it has come to env step {step or 0}")
+        step, failed = run.steps()[0], failure_of(run.path / RUN_LOG)
+        text = f"it has come to env step {step or 0}" + (f" and failed: {failed}" if failed else "")
+        return Finding("unfinished", where, path, text)
     if difference := not_as_planned(run, plan, recipe=study.system(plan.system).recipe, scale=study.scale):
         return Finding("not as planned", where, path, difference)
     if final_mean(run, mode) is None:
