@@ -5,7 +5,7 @@ residual blocks and one block a stage, with and without cross tasks. Needs no da
 CPU scale=paper takes minutes even with a small share of the batch. Commands:
 
     python recipes/calibrate.py scale=paper device=cuda out=h100.json
-    python recipes/calibrate.py scale=paper threads=1 shares=[0.0625,0.03125] profile.updates=1 out=cpu.json
+    python recipes/calibrate.py scale=paper threads=1 shares=[0.0625,0.03125] evaluation_rounds=4 out=cpu.json
     python recipes/capacity.py h100.json cpu.json --out capacity
 """
 
@@ -148,7 +148,7 @@ def calibrate(cfg: DictConfig) -> Path:
             case = changed(cfg, {"model": {"num_blocks": blocks}, "cross_task": cross})
             content["cases"][name] = measure_case(case)
             if not cross:
-                content["cases"][name]["evaluation_step"] = evaluation_step(case)
+                content["cases"][name]["evaluation_step"] = evaluation_step(case, cfg.evaluation_rounds)
             content["load"] = round(os.getloadavg()[0], 2)
             write_json(path, content)
             largest = content["cases"][name]["batches"][0]

@@ -124,12 +124,15 @@ def _games(cfg: DictConfig) -> int:
     return min(cfg.eval.num_envs, cfg.eval.episodes)
 
 
-def evaluation_step(cfg: DictConfig) -> float:
-    """Seconds of an env step of an evaluation, where as many games run as the config plays at once."""
+def evaluation_step(cfg: DictConfig, rounds: int = _GAME_STEPS) -> float:
+    """Seconds of an env step of an evaluation, where as many games run as the config plays at once.
+
+    The more ``rounds`` of all games, the less it matters that starting the emulators takes now longer, now shorter.
+    """
     task = common.target_of(cfg)
     planner = build.planner(cfg, build.world_model(cfg, task, "profile"), "evaluate", task)
     options: dict[str, Any] = {"num_episodes": _games(cfg), "env_kwargs": common.env_kwargs(cfg)}
-    return _seconds_a_step(lambda steps: evaluate(planner, task, max_steps=steps, **options).lengths)
+    return _seconds_a_step(lambda steps: evaluate(planner, task, max_steps=steps, **options).lengths, rounds)
 
 
 def episode_steps(cfg: DictConfig, games: int) -> float:
@@ -143,12 +146,12 @@ def episode_steps(cfg: DictConfig, games: int) -> float:
     return sum(played.lengths) / games
 
 
-def _seconds_a_step(play: Callable[[int], Sequence[int]]) -> float:
+def _seconds_a_step(play: Callable[[int], Sequence[int]], rounds: int = _GAME_STEPS) -> float:
     """Of games that ``play`` cuts off after some steps; what it takes to start the emulators is not counted."""
     play(1)
     clock = [time.perf_counter()]
     lengths = []
-    for steps in (1, 1 + _GAME_STEPS):
+    for steps in (1, 1 + rounds):
         lengths.append(sum(play(steps)))
         clock.append(time.perf_counter())
     more = (clock[2] - clock[1]) - (clock[1] - clock[0])
