@@ -13,10 +13,11 @@ RECIPES = (
     "evaluate",
     "diagnose",
     "study",
+    "calibrate",
 )
 
 EXPERIMENT_FILES = sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml"))
 EXPERIMENTS = [path.stem for path in EXPERIMENT_FILES]
 
 #: Recipes with arguments of their own instead of a config.
-PLAIN_RECIPES = ("report",)
+PLAIN_RECIPES = ("report", "capacity")

@@ -3,26 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from capacity_samples import calibration
 
 from xtra_rl.studies.capacity import amdahl, case_name, fit_line, fresh_share, read_cases
 from xtra_rl.studies.costs import Work
 from xtra_rl.studies.scaling import Plant, bound, simulate
 from xtra_rl.studies.schedule import Task, longest_chain, makespan
-
-
-def batch(samples, share, search, forward):
-    update = {"sample": 0.01, "encode": 0.1 * share, "search": search, "forward": forward}
-    act = {"search": 0.04, "environment": 0.01}
-    return {"share": share, "batch": samples, "update": update, "env_step": act, "parameters": 1_000_000}
-
-
-def calibration():
-    row = {"num_blocks": 1, "tasks": 5, "batches": [batch(100, 0.5, 0.3, 0.25), batch(20, 0.1, 0.1, 0.09)]}
-    row["measuring"] = {"batch": 20, "update": {"forward": 0.09, "backward": 0.02, "learn overhead": 0.0}}
-    for each in row["batches"]:
-        each["update"] |= {"backward": 0.0, "learn overhead": 0.0}
-    alone = {**row, "tasks": 1, "evaluation_step": 0.02}
-    return {"cases": {case_name(1, True): row, case_name(1, False): alone}}
 
 
 def test_a_part_is_a_line_in_the_batch():
