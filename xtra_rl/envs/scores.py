@@ -108,3 +108,4 @@ TASK_SETS: dict[str, tuple[str, ...]] = {
     # None of the eight pretraining games belongs to the benchmark of 26 games, every other row does.
     "atari100k": tuple(name for name in ATARI_ROWS if name not in _DIVERSE_8),
 }
+"""Tasks by the name of their set: the paper's two kinds of games, and its sets of diverse ones."""

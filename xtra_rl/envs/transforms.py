@@ -15,6 +15,7 @@ from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.transforms import Transform
 
 END_OF_LIFE = "end-of-life"
+"""Key, ``[N, 1]`` bool: a life was lost, which ends a trajectory in replay and not the game."""
 
 
 class LifeLoss(Transform):

@@ -13,8 +13,8 @@ from xtra_rl.models.dynamics import HeadState
 from xtra_rl.models.support import Support
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
-#: The parts that transfer and freezing speak of (XTRA Figure 7).
 COMPONENTS = ("representation", "dynamics", "prediction", "projection")
+"""The parts that transfer and freezing speak of (XTRA Figure 7)."""
 
 
 class DynamicsModel(nn.Module):

@@ -72,7 +72,7 @@ class Learner:
         max_grad_norm: bound on the global norm, 5 as published.
         frame_stack: F.
         augmentation: random shift and intensity, as published.
-        shift: of the augmentation, in pixels (:func:`~xtra_rl.data.augment`).
+        shift: of the augmentation, in pixels (:func:`~xtra_rl.data.augment.augment`).
         intensity: standard deviation of the augmentation's factor.
         generator: of the augmentation.
         autocast: dtype of mixed-precision forward passes, e.g. ``torch.bfloat16``; ``None`` for float32.
