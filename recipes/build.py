@@ -23,7 +23,7 @@ from xtra_rl.envs.lockstep import Policy
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import InferenceModel, PriorPolicy, RainbowNetwork, WorldModel, make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
-from xtra_rl.recipes import checks, common
+from xtra_rl.recipes import checks, common, workers
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.backends import resolve_backend
 from xtra_rl.targets import ReanalyzeTargets, RootMemory, TeacherTargets
@@ -241,7 +241,8 @@ def batch_source(cfg: DictConfig, buffers: MultiTaskReplayBuffer, targets: dict[
     """Batches for a learner of this config."""
     prefetch = common.auto_or_bool("prefetch", cfg.prefetch)
     shard = shard_of(buffers.quotas)
-    return BatchSource(buffers, targets, device=common.device_of(cfg), prefetch=prefetch, shard=shard)
+    device, ahead = common.device_of(cfg), workers.batches_ahead(cfg, targets)
+    return BatchSource(buffers, targets, device=device, prefetch=prefetch, shard=shard, ahead=ahead)
 
 
 def prior_policy(cfg: DictConfig, model: WorldModel, task: str) -> PriorPolicy:
@@ -303,9 +304,10 @@ def online(
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
     buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)
-    targets = {
-        task: reanalyze_targets(cfg, target, task, replay.max_rows, cfg.batch_size, stage)
-    } | dict.fromkeys(cross, teacher_targets(cfg, model))
+    fresh = reanalyze_targets(cfg, target, task, replay.max_rows, cfg.batch_size, stage)
+    targets = {task: workers.reanalysis(cfg, fresh, target)} | dict.fromkeys(
+        cross, teacher_targets(cfg, model)
+    )
     source = batch_source(cfg, buffers, targets)
     learn = learner(
         cfg,

@@ -34,6 +34,7 @@ _FREE_KEYS += (
     "threads",
     "prefetch",
     "data_parallel",
+    "workers",
 )
 
 

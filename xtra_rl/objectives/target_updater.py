@@ -62,16 +62,17 @@ class LaggingTarget(Generic[Network]):
         self.steps += 1
         if self.steps % self.interval:
             return
-        self._publish(self._snapshot if self.lag else self.source.state_dict())
+        self.publish(self._snapshot if self.lag else self.source.state_dict())
         if self.lag:
             self._snapshot = self._take()
 
     def synchronise(self) -> None:
         """Make the target equal to the source now, e.g. after pretrained weights were loaded."""
-        self._publish(self.source.state_dict())
+        self.publish(self.source.state_dict())
         self._snapshot = self._take()
 
-    def _publish(self, weights: dict[str, Tensor]) -> None:
+    def publish(self, weights: dict[str, Tensor]) -> None:
+        """Make these the target's weights, as a new version."""
         self.module.load_state_dict(weights)
         self.version += 1
 
@@ -82,5 +83,5 @@ class LaggingTarget(Generic[Network]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.steps = state["steps"]
-        self._publish(state["module"])
+        self.publish(state["module"])
         self._snapshot = {key: value.clone() for key, value in state["snapshot"].items()}

@@ -42,6 +42,8 @@ def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str,
     metrics = learner.step(batch, watch)
     watch.time("sample", lambda: source.update_priority(batch))
     watch.train_steps += 1
+    if source.ahead:
+        metrics = {**metrics, "replay/staleness": float(source.staleness)}
     return metrics
 
 
