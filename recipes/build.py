@@ -18,6 +18,7 @@ from xtra_rl.data import (
     TrajectoryReplayBuffer,
     even_quotas,
 )
+from xtra_rl.distributed.ray_collection import RayActor
 from xtra_rl.envs import get_task, make_env
 from xtra_rl.envs.lockstep import Policy
 from xtra_rl.evaluation.suite import EvaluationSuite
@@ -274,12 +275,15 @@ def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
     suite.measure_baselines(cfg.eval.baselines, untrained)
 
 
-def env_and_replay(cfg: DictConfig, task: str, stage: str) -> tuple[EnvBase, TrajectoryReplayBuffer]:
-    """The games that are played while training, and where they are kept."""
-    env = make_env(
-        task, cfg.num_envs, seed=derive_seed(cfg.seed, "env", stage, task), **common.env_kwargs(cfg)
-    )
-    replay = TrajectoryReplayBuffer(
+def games(cfg: DictConfig, task: str, stage: str) -> EnvBase:
+    """The games that are played while training."""
+    seed = derive_seed(cfg.seed, "env", stage, task)
+    return make_env(task, cfg.num_envs, seed=seed, **common.env_kwargs(cfg))
+
+
+def replay_of(cfg: DictConfig, task: str, stage: str) -> TrajectoryReplayBuffer:
+    """Where the games that are played while training are kept."""
+    return TrajectoryReplayBuffer(
         cfg.replay.capacity,
         num_envs=cfg.num_envs,
         num_actions=get_task(task).num_actions,
@@ -287,7 +291,6 @@ def env_and_replay(cfg: DictConfig, task: str, stage: str) -> tuple[EnvBase, Tra
         beta=cfg.replay.beta[0],
         seed=derive_seed(cfg.seed, "replay", stage, task),
     )
-    return env, replay
 
 
 def online(
@@ -297,10 +300,10 @@ def online(
     stage: str,
     cross: dict[str, TrajectoryReplayBuffer] | None = None,
     task_weights: TaskWeighting | None = None,
-) -> tuple[Actor, BatchSource, Learner]:
+) -> tuple[Actor | RayActor, BatchSource, Learner]:
     """EfficientZero on one task, with cross tasks beside it if there are any."""
     cross = cross or {}
-    env, replay = env_and_replay(cfg, task, stage)
+    replay = replay_of(cfg, task, stage)
     target = LaggingTarget(model, interval=cfg.target_interval, lag=cfg.target_lag)
     quotas = {task: cfg.batch_size} | (even_quotas(list(cross), cfg.cross_batch_size) if cross else {})
     buffers = MultiTaskReplayBuffer({task: replay, **cross}, quotas)
@@ -322,4 +325,6 @@ def online(
     acting: Any = planner(cfg, model, "act", stage, task)
     if source.shard is not None:
         acting = distributed.SharedPlanner(acting)
-    return Actor(env, acting, replay), source, learn
+    if cfg.workers.collection:
+        return workers.actor(cfg, task, stage, acting, model, replay), source, learn
+    return Actor(games(cfg, task, stage), acting, replay), source, learn

@@ -101,6 +101,6 @@ def online(
     cfg: DictConfig, task: str, made: RainbowNetwork, stage: str
 ) -> tuple[Actor, BatchSource, Learner]:
     """CURL on one task."""
-    env, replay = build.env_and_replay(cfg, task, stage)
+    env, replay = build.games(cfg, task, stage), build.replay_of(cfg, task, stage)
     actor = Actor(env, policy(cfg, made, "act", stage, task), replay)
     return actor, _source(cfg, {task: replay}, {task: cfg.batch_size}), learner(cfg, made, [task], stage)

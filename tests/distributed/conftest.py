@@ -14,12 +14,12 @@ def on_signal(number, frame):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Ray on this machine with room for two workers."""
+    """Ray on this machine with room for two workers of each kind, whatever CPUs there are."""
     pytest.importorskip("ray", reason='needs Ray: pip install -c constraints.txt -e ".[ray]"')
     from xtra_rl.distributed.ray_cluster import connect
 
     before = signal.signal(signal.SIGTERM, on_signal)
-    ray = connect(num_cpus=2)
+    ray = connect(num_cpus=4)
     yield ray
     ray.shutdown()
     signal.signal(signal.SIGTERM, before)

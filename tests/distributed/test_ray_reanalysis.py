@@ -145,7 +145,6 @@ def test_targets_begun_ahead_are_those_of_the_network_of_then(cluster):
 
 @pytest.mark.slow
 def test_a_run_with_batches_ahead_goes_on_with_the_same_windows(cluster):
-    """One worker each: there is room for two."""
     source, target, _ = make_source(workers=1, ahead=2)
     train(source, target, 3)
     other, _, _ = make_source(workers=1, ahead=2)

@@ -95,10 +95,10 @@ def to_tensors(arrays: Arrays) -> dict[str, Tensor]:
     return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
-def to_tensordict(arrays: Arrays) -> TensorDict:
-    """A TensorDict ``[n]`` of :func:`to_arrays`."""
+def to_tensordict(arrays: Arrays, dims: int = 1) -> TensorDict:
+    """A TensorDict of :func:`to_arrays` with so many batch dimensions."""
     tensors = to_tensors(arrays)
-    return TensorDict(tensors, [len(next(iter(tensors.values())))]).unflatten_keys(".")
+    return TensorDict(tensors, next(iter(tensors.values())).shape[:dims]).unflatten_keys(".")
 
 
 class Published:

@@ -14,7 +14,7 @@ from xtra_rl.data.buffers import TrajectoryReplayBuffer
 from xtra_rl.training.progress import progress
 
 #: Names in the log of what a planner may say about its search.
-_SEARCH_METRICS = {
+SEARCH_METRICS = {
     "search/policy_entropy": "entropy",
     "search/depth": "depth",
     "search/root_value": "value",
@@ -76,11 +76,81 @@ class Recording:
         return [column[: self._length].clone() for column in self._columns]
 
 
-class Actor:
-    """Runs a planner in batched environments and appends what happens to a replay buffer.
+class StepWriter:
+    """Appends the steps of N games to replay.
 
     A life loss ends the trajectory in the buffer (as a termination) while the game goes on. Each ended trajectory gets
     a last row with its final frame, so that a truncated one can be bootstrapped.
+
+    Args:
+        buffer: replay with N columns.
+
+    Attributes:
+        pixels: frames after the last step, ``[N, C, H, W]``; empty before the first.
+    """
+
+    def __init__(self, buffer: TrajectoryReplayBuffer) -> None:
+        self.buffer = buffer
+        self.pixels = torch.empty(0, dtype=torch.uint8)
+        self._rows = TensorDict()
+        self._position = torch.zeros(buffer.num_envs, dtype=torch.int32)
+        self._returns = torch.zeros(buffer.num_envs, dtype=torch.float64)
+
+    def write(self, pixels: Tensor, decision: Decision, outcome: TensorDictBase) -> list[float]:
+        """Append the transitions, and a final row for each trajectory that ended.
+
+        Args:
+            pixels: frames in which was decided, ``[N, C, H, W]``.
+            decision: of each game.
+            outcome: ``next`` of the environments' step, ``[N]``.
+
+        Returns:
+            raw scores of the games that ended.
+        """
+        done, terminated, life_lost = (
+            outcome[key].squeeze(-1) for key in ("done", "terminated", "end-of-life")
+        )
+        ended = terminated | life_lost
+        rows = TensorDict(
+            {
+                "pixels": pixels,
+                "reward": outcome["reward"].squeeze(-1),
+                "terminated": ended,
+                "truncated": done & ~ended,
+                "has_action": torch.ones_like(done),
+                "step": self._position,
+                **decision.known(),
+            },
+            batch_size=[len(done)],
+        )
+        self.buffer.append(rows, torch.arange(len(done)))
+        self._position += 1
+        self._rows, self.pixels = rows, outcome["pixels"]
+        self._finish((done | life_lost).nonzero().squeeze(-1))
+        self._returns += outcome["reward"].squeeze(-1).double()
+        finished = self._returns[done].tolist()
+        self._returns[done] = 0.0
+        return finished
+
+    def cut(self, games: Tensor) -> None:
+        """End the trajectories of games that are lost, ``[n]`` int64, as truncations; their scores are forgotten."""
+        self._finish(games[self._position[games] > 0])
+        self._returns[games] = 0.0
+
+    def _finish(self, games: Tensor) -> None:
+        """A final row for each of ``games [n]``, with the frame after the last step."""
+        if games.numel():
+            last = self._rows[games].apply(torch.zeros_like)
+            last["pixels"] = self.pixels[games]
+            last["step"] = self._position[games]
+            self.buffer.append(last, games)
+            self._position[games] = 0
+
+
+class Actor:
+    """Runs a planner in batched environments and appends what happens to a replay buffer.
+
+    Trajectories end as :class:`StepWriter` says.
 
     A checkpoint of an actor is a few megabytes: it holds the decisions, not the frames. :meth:`load_state_dict` takes
     the same steps again from the seeded start, which brings back emulators, frame stacks and replay exactly, in the
@@ -103,8 +173,7 @@ class Actor:
         self.num_envs = int(env.batch_size[0])
         self._decisions = Recording()
         self._current = env.reset()
-        self._position = torch.zeros(self.num_envs, dtype=torch.int32)
-        self._returns = torch.zeros(self.num_envs, dtype=torch.float64)
+        self._writer = StepWriter(buffer)
         self.search_metrics: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -119,7 +188,7 @@ class Actor:
         if found is None:
             return self._take(Decision(planned["action"]))
         self.search_metrics = {
-            name: found[key].mean() for name, key in _SEARCH_METRICS.items() if key in found.keys()
+            name: found[key].mean() for name, key in SEARCH_METRICS.items() if key in found.keys()
         }
         return self._take(Decision(planned["action"], found["policy"].float(), found["value"].float()))
 
@@ -130,43 +199,10 @@ class Actor:
         stepped, following = self.env.step_and_maybe_reset(
             observed.clone(recurse=False).set("action", decision.action)
         )
-        outcome = stepped["next"]
-        self._write(observed, decision, outcome)
-        self._returns += outcome["reward"].squeeze(-1).double()
-        done = outcome["done"].squeeze(-1)
-        finished = self._returns[done].tolist()
-        self._returns[done] = 0.0
+        finished = self._writer.write(observed["pixels"], decision, stepped["next"])
         self._current = following
         self.env_steps += self.num_envs
         return finished
-
-    def _write(self, observed: TensorDictBase, decision: Decision, outcome: TensorDictBase) -> None:
-        """Append the transitions, and a final row for each trajectory that ended."""
-        done, terminated, life_lost = (
-            outcome[key].squeeze(-1) for key in ("done", "terminated", "end-of-life")
-        )
-        ended = terminated | life_lost
-        rows = TensorDict(
-            {
-                "pixels": observed["pixels"],
-                "reward": outcome["reward"].squeeze(-1),
-                "terminated": ended,
-                "truncated": done & ~ended,
-                "has_action": torch.ones_like(done),
-                "step": self._position,
-                **decision.known(),
-            },
-            batch_size=[self.num_envs],
-        )
-        self.buffer.append(rows, torch.arange(self.num_envs))
-        self._position += 1
-        over = (done | life_lost).nonzero().squeeze(-1)
-        if over.numel():
-            last = rows[over].apply(torch.zeros_like)
-            last["pixels"] = outcome["pixels"][over]
-            last["step"] = self._position[over]
-            self.buffer.append(last, over)
-            self._position[over] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """All decisions so far, the frames that they led to, and the planner's random state.
