@@ -116,6 +116,7 @@ def test_replay_holds_what_one_process_would_have_played_with_the_same_random_nu
     assert len(scores) > 0
 
 
+@pytest.mark.slow
 def test_each_step_is_taken_with_the_weights_of_its_time(cluster):
     actor, buffer, model = ray_actor(num_envs=2)
     for step in range(4):
@@ -125,6 +126,7 @@ def test_each_step_is_taken_with_the_weights_of_its_time(cluster):
     assert rows_of(buffer, 1)["search_value"].tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_current_trajectories_and_checkpoints_know_of_it(cluster, kill):
     actor, buffer, _ = ray_actor()
     for _ in range(10):

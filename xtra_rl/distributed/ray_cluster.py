@@ -42,8 +42,8 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Modul
     SIGTERM and Ctrl-C stay with whoever handles them: Ray would take them over.
 
     Args:
-        address: of a cluster, e.g. ``auto`` or ``ray://head:10001``; ``None`` starts one on this machine, which ends
-            with this process.
+        address: of a cluster whose nodes have this package, e.g. ``auto`` or ``ray://head:10001``; ``None`` starts one
+            on this machine, which ends with this process.
         num_cpus: workers of one CPU each that a cluster started here has room for, whatever the machine has.
 
     Raises:
@@ -57,7 +57,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Modul
     if address is None:
         # Nothing leaves the machine unasked: neither a web server nor a report of use.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options = {"num_cpus": num_cpus, "include_dashboard": False}
+        options = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     ray.init(**options, log_to_driver=False, logging_level="error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from xtra_rl.distributed.ray_collector import CollectionWorker
 from xtra_rl.training.actor import SEARCH_METRICS, Decision, Planner, Recording, StepWriter
 from xtra_rl.training.progress import progress
 from xtra_rl.training.seeding import derive_seed
+
+_logger = logging.getLogger(__name__)
 
 #: Workers in a row that may die before they deliver anything.
 _ATTEMPTS = 4
@@ -175,6 +178,7 @@ class RayActor:
                 return self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
                 last = error
+                _logger.warning("worker %d died; its games begin anew", number)
                 self._replace(number)
                 reference = self.workers[number].collect.remote(*request)
         raise RuntimeError(f"worker {number} died {_ATTEMPTS} times in a row without a step: {last}")
