@@ -164,6 +164,8 @@ def profile(cfg: DictConfig) -> Path:
         raise ValueError(
             f"profile.updates={cfg.profile.updates}, profile.fill={cfg.profile.fill}: expected at least 1"
         )
+    if cfg.workers.reanalysis or cfg.workers.collection:
+        raise ValueError("a profile is of one process; pass no workers")
     # Inside a captured search the networks could not be told from the tree.
     cfg = OmegaConf.merge(cfg, {"search": {"cuda_graph": False}})  # type: ignore[assignment]
     run = RunDirectory(cfg.run_dir or f"runs/profile/{common.target_of(cfg)}-{cfg.scale}")

@@ -52,9 +52,9 @@ class RayActor:
     A worker that dies is replaced: its games begin anew, and what it has delivered of the current trajectories stays in
     replay, cut there as a truncation. The other workers lose nothing.
 
-    TorchRL's own ``Collector(backend="ray")`` is not used: its iterator ends with the first worker that dies, without
-    what the others had collected and without a way to replace one; several of them with a worker each wait for each
-    other; and the weights that it sends are written past PyTorch's counters, which an
+    TorchRL's own ``Collector(backend="ray")`` (0.14.1) is not used: its iterator ends with the first worker that dies,
+    without what the others had collected and without a way to replace one; several of them with a worker each wait for
+    each other; and the weights that it sends are written past PyTorch's counters, which an
     :class:`~xtra_rl.models.InferenceModel` follows.
 
     A checkpoint holds the decisions and when workers were lost, not the frames; workers take the same steps again. With
