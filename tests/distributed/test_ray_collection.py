@@ -181,7 +181,7 @@ def test_steps_ahead_are_of_older_weights_and_say_so(cluster):
         model.weight.data.fill_(step)
         actor.planner.set_train_step(step)
         actor.step()
-        staleness.append(actor.search_metrics["collect/staleness"])
+        staleness.append(actor.search_metrics["replay/collection_staleness"])
     # The first three are asked for at step 0, the next three beside them, and three more when those are there.
     assert rows_of(buffer, 0)["search_value"].tolist() == [0, 0, 0, 0, 0, 0, 3, 3, 3]
     assert staleness == [0, 1, 2, 3, 4, 5, 3, 4, 5]

@@ -92,7 +92,7 @@ def test_staleness_is_bounded_and_logged(settings):
     run = xtra_finetune(settings("ahead", *BOTH, "workers.max_staleness=2", "workers.collect_ahead=3"))
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for metric, bound in (("replay/staleness", 2), ("collect/staleness", 6)):
+    for metric, bound in (("replay/staleness", 2), ("replay/collection_staleness", 6)):
         found = [float(row["value"]) for row in rows if row["metric"] == metric]
         assert 0 < max(found) <= bound
     assert counts(run)[:2] == (60, 12)

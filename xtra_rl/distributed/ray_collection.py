@@ -47,7 +47,7 @@ class RayActor:
 
     With ``ahead=0`` each step is taken with the weights of its time. With ``ahead=k`` workers take k steps with the
     same weights, and the next k while training goes on, so that weights are up to ``2 k`` steps of each game old;
-    ``collect/staleness`` among the search metrics says how many training steps.
+    ``replay/collection_staleness`` among the search metrics says how many training steps.
 
     A worker that dies is replaced: its games begin anew, and what it has delivered of the current trajectories stays in
     replay, cut there as a truncation. The other workers lose nothing.
@@ -142,7 +142,7 @@ class RayActor:
             name: found[key].mean() for name, key in SEARCH_METRICS.items() if key in found.keys()
         }
         if self.ahead:
-            self.search_metrics["collect/staleness"] = float(self.planner.value - begun)
+            self.search_metrics["replay/collection_staleness"] = float(self.planner.value - begun)
         return self._take(Decision(step["action"], found["policy"].float(), found["value"].float()), step)
 
     def _take(self, decision: Decision, step: TensorDictBase) -> list[float]:
