@@ -10,6 +10,7 @@ import pytest
 
 def on_signal(number, frame):
     """A handler of the program's own."""
+    raise SystemExit(128 + number)
 
 
 @pytest.fixture(scope="session")
