@@ -99,9 +99,8 @@ def input_job(each: SharedInput, cases: Mapping[str, Case], episode_steps: float
     """A dataset, teacher or student; each is about one batch, without cross tasks beside it."""
     work = each.work()
     rates = case_of(each.cfg, cases, alone=True).rates(episode_steps=episode_steps)
-    return PlannedJob(
-        f"{each.kind}s", Task(each.name, rates.seconds(work) if work else 0.0, each.after), work
-    )
+    kind = f"{each.kind}s" if work else f"{each.kind}s that CURL plays"
+    return PlannedJob(kind, Task(each.name, rates.seconds(work) if work else 0.0, each.after), work)
 
 
 def run_job(

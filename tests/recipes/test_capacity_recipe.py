@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from capacity_samples import calibration
@@ -29,7 +30,7 @@ def test_runs_and_inputs_that_experiments_share_are_counted_once():
     assert kinds["students"] == 3 + 1
     by_name = {job.task.name: job for job in jobs}
     run = by_name["table1-smoke/runs/efficientzero/assault-s1"]
-    cfg = compose_run("xtra_finetune", ["scale=smoke", "cross_task=false", "pretrained=false"])
+    cfg = compose_run("xtra_finetune", ["scale=smoke", "cross_task=false", "finetune.extra_train_steps=0"])
     assert run.work == work_of("xtra_finetune", cfg)
     assert run.task.after == ()
     xtra = by_name["table1-smoke/runs/xtra/assault-s0"]
@@ -44,16 +45,18 @@ def test_the_price_of_an_input_is_that_of_its_work():
     case = read_cases(calibration())[case_name(1, False)]
     cases = read_cases(calibration())
     student = next(job for job in jobs_of(["figure6b"], "smoke", 1, cases, 100.0) if job.kind == "students")
-    steps = compose_run("distill", ["scale=smoke"]).distill.train_steps
+    cfg = compose_run("distill", ["scale=smoke"])
+    steps = cfg.distill.train_steps
     assert student.work == Work(offline_steps=steps)
-    assert student.task.seconds == pytest.approx(steps * case.offline_update())
+    update = replace(case, batch=cfg.batch_size).offline_update()
+    assert student.task.seconds == pytest.approx(steps * update)
 
 
 def test_a_doubled_batch_takes_longer_by_its_samples():
     cases = read_cases(calibration())
     jobs = {job.task.name: job for job in jobs_of(["figure13"], "smoke", 1, cases, 100.0)}
-    runs = "-smoke/runs/efficientzero_l"
-    plain, doubled = jobs[f"table1{runs}/assault-s0"], jobs[f"figure13{runs}_batch/assault-s0"]
+    plain = jobs["table1-smoke/runs/efficientzero/assault-s0"]  # the large network is the same at this scale
+    doubled = jobs["figure13-smoke/runs/efficientzero_l_batch/assault-s0"]
     case, steps = cases[case_name(1, False)], plain.work.train_steps
     batch = compose_run("xtra_finetune", ["scale=smoke"]).batch_size
     # The sample's search and forward take 2.5 and 2 ms a window, its encoding is mostly known.
