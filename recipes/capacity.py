@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     (out / "plan.md").write_text(page)
     print(page)
     curves = capacity_scaling.curves(case, content["num_envs"], bandwidth)
-    picture = draw_scaling(curves, out / "scaling.png", title=f"{about}; lines: formula, points: simulation")
+    title = f"{about}; lines: formula, points: simulation, times vary by 20 %"
+    picture = draw_scaling(curves, out / "scaling.png", title=title)
     print(f"plan      {out / 'plan.md'}\npicture   {picture}")
     return 0
 

@@ -11,10 +11,10 @@ from xtra_rl.studies.scaling import Plant, bound, simulate
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64)
 _ACTORS = (1, 2, 4, 8, 16)
-_RATIOS = {1.0: "1", 1 / 16: "1/16", 1 / 64: "1/64"}
+_ENV_STEPS = (1, 16, 64)  # for one update
 _TASKS = (0, 1, 2, 4, 8)
 _JITTER = 0.2  # of rounds, and of every rank's part of an update, in the simulation
-_AHEAD = 4  # rounds of all actors that may wait to be learned from, where acting and learning overlap
+_AHEAD = 4  # rounds of all actors, and updates, that may wait where acting and learning overlap
 
 
 def largest(cases: Mapping[str, Case], fresh: float) -> Case:
@@ -35,7 +35,7 @@ def plant_of(case: Case, num_envs: int, bandwidth: float, ranks: int) -> Plant:
 
 def acting_ahead(plant: Plant, actors: int) -> Plant:
     """The same with so many actors that do not wait for the learner."""
-    return replace(plant, actors=actors, ahead=_AHEAD * actors * plant.round_steps)
+    return replace(plant, actors=actors, ahead=_AHEAD * (actors * plant.round_steps + 1 / plant.replay_ratio))
 
 
 def rank_rows(case: Case, bandwidth: float) -> list[dict[str, Any]]:
@@ -75,13 +75,13 @@ def curves(case: Case, num_envs: int, bandwidth: float) -> list[dict[str, Any]]:
     add(panel, "ranks, a GPU each", "acting and learning in turns", turns)
     ahead = {ranks: acting_ahead(plant, 1) for ranks, plant in turns.items()}
     add(panel, "ranks, a GPU each", "an actor that does not wait", ahead)
-    for ratio, label in _RATIOS.items():
-        eight = replace(turns[8], replay_ratio=ratio)
+    for env_steps in _ENV_STEPS:
+        eight = replace(turns[8], replay_ratio=1 / env_steps)
         plants = {actors: acting_ahead(eight, actors) for actors in _ACTORS}
         add(
             "More actors, 8 ranks",
             "actors that do not wait, a GPU each",
-            f"{label} updates an env step",
+            f"an update for {env_steps} env step{'s' if env_steps > 1 else ''}",
             plants,
         )
     return found + task_curves(case)
