@@ -20,6 +20,7 @@ from xtra_rl import distributed
 from xtra_rl.allocator import keep_freed_memory
 from xtra_rl.envs import get_task, task_set
 from xtra_rl.models import COMPONENTS
+from xtra_rl.recipes.choices import check_choices
 from xtra_rl.recipes.overrides import check_overrides
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
@@ -115,10 +116,7 @@ def prepare_process(cfg: DictConfig, *, data_parallel: bool = False) -> None:
         raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16, float16 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    if cfg.data_parallel.batch_norm not in ("synchronised", "per_rank"):
-        raise ValueError(
-            f"data_parallel.batch_norm is {cfg.data_parallel.batch_norm!r}; expected synchronised or per_rank"
-        )
+    check_choices(cfg, loggers_of(cfg), device_of(cfg))
     distributed.join(device_of(cfg).type)
     keep_freed_memory()
     logging.getLogger("torchrl").setLevel(logging.WARNING)

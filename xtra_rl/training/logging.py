@@ -76,7 +76,7 @@ class RunLogger:
     ) -> None:
         from xtra_rl.training.metrics_csv import MetricsCSV
 
-        _check_choices(loggers, wandb_mode)
+        check_loggers(loggers, wandb_mode)
         self._path = Path(run_dir)
         self._path.mkdir(parents=True, exist_ok=True)
         self._x_axis = x_axis
@@ -225,7 +225,12 @@ class RunLogger:
         self._others["tensorboard"].experiment.add_image(name, picture, env_step, dataformats="HWC")
 
 
-def _check_choices(loggers: Sequence[str], wandb_mode: str | None) -> None:
+def check_loggers(loggers: Sequence[str], wandb_mode: str | None) -> None:
+    """Refuse loggers and modes of wandb that a :class:`RunLogger` does not know.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
     if isinstance(loggers, str):
         raise ValueError(f"loggers={loggers!r} is a string; pass a list, e.g. [{loggers!r}]")
     for name in loggers:
