@@ -6,7 +6,8 @@ arXiv 1908.03568). Its actions are left, stay and right.
 
     python recipes/examples/custom_environment.py
 
-Prints the mean return of 100 games for random play, and for the agent as it learns; 1 is perfect.
+Prints the mean return of 100 games for random play, and for the agent as it learns; 1 is perfect. 65 s
+of one core.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def make_catch(num_envs: int, seed: int, training: bool) -> EnvBase:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)

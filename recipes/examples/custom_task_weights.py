@@ -6,8 +6,8 @@ all of them drive the learner of the recipes, here over a linear layer.
 
     python recipes/examples/custom_task_weights.py
 
-Prints for each rule the final weights and the error (0: the true function, 1: nothing learnt), mean of 10 seeds. Who
-measures for ever ends with 0 for all: once the target task fits its noise, its clean copy pulls the other way.
+Prints for each rule the final weights and the error (0: the true function, 1: nothing learnt), mean of 10 seeds. 33 s
+of one core. A rule that measures for ever ends at 0: once the target fits its noise, its clean copy pulls away.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ one's steps, weighted by how well gradients agree. First: ``pip install -c const
 
     python recipes/examples/minatar_transfer.py
 
-Prints mean returns of 50 games of at most 500 steps. One seed: it shows how it is done, not that it helps.
+Prints mean returns of 50 games of at most 500 steps. One seed: it shows how it is done, not that it helps. TIME
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from xtra_rl.transfer import TaskWeightScheduler
 GAMES: dict[str, Any] = {"num_episodes": 50, "max_steps": 500, "env_kwargs": {"frame_stack": 1}}
 OPTIONS: dict[str, Any] = {"frame_stack": 1, "augmentation": False}
 PLAY: dict[str, Any] = {"warmup_steps": 400, "replay_ratio": 0.25}
-SEARCH: dict[str, Any] = {"num_simulations": 8, "discount": 0.97, "rescale_floor": 0.5}
-SHAPE: dict[str, Any] = {"unroll_steps": 3, "discount": 0.97, "frame_stack": 1, "policy_ratio": 0.25}
+SEARCH: dict[str, Any] = {"num_simulations": 8, "discount": 0.97, "rescale_floor": 0.1}
+SHAPE: dict[str, Any] = {"unroll_steps": 3, "td_steps": 10, "discount": 0.97, "frame_stack": 1}
+SHAPE["policy_ratio"] = 0.25
 NETWORK: dict[str, Any] = {"latent": "vector", "value_prefix": False, "image_channels": 10, "image_size": 40}
 NETWORK |= {"frame_stack": 1, "num_actions": 6, "channels": 16, "latent_features": 128}
 NETWORK |= {"dynamics_hidden": 256, "support_size": 8, "projection_hidden": 128, "projection_out": 128}
@@ -79,7 +80,7 @@ def learn(game: str, model: WorldModel, steps: int, seed: int, cross: dict) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     first, second = "minatar_space_invaders", "minatar_breakout"
@@ -91,8 +92,7 @@ def main() -> None:
     _, alone = learn(second, make_world_model(**NETWORK), args.steps, args.seed, {})
     stored, score = learn(first, model := make_world_model(**NETWORK), args.steps, args.seed, {})
     _, transferred = learn(second, model, args.steps, args.seed, stored)
-    print(f"{first}: {score:.2f}")
-    print(f"{second}, from scratch: {alone:.2f}; after the other and with it: {transferred:.2f}")
+    print(f"{first} {score:.2f}; then, with it, {second} {transferred:.2f}; from scratch {alone:.2f}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ positions with X to move are searched in one batch. Prior and value say nothing:
     python recipes/examples/search_only.py
 
 Prints how many moves are right, by rule and number of simulations, and fails unless the longest searches make no
-mistake. 40 s on one busy core.
+mistake. 18 s of one core.
 """
 
 from __future__ import annotations

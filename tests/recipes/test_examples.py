@@ -165,6 +165,14 @@ def efficientzero_from_scratch(lines: list[str]) -> None:
     assert scores["agent, sampled"] > 1.3 * max(scores["random"], scores["best constant"])
 
 
+def minatar_transfer(lines: list[str]) -> None:
+    before = {line.split(",")[0]: numbers(line)[-1] for line in lines[:2]}
+    _, transferred, alone = numbers(lines[-1])
+    (weight,) = re.findall(r"'minatar_space_invaders': ([\d.]+)", "\n".join(lines))
+    assert max(transferred, alone) > 2 * before["minatar_breakout"]
+    assert 0 <= float(weight) <= 1
+
+
 CLAIMS = {
     check.__name__: check
     for check in (
@@ -174,6 +182,7 @@ CLAIMS = {
         custom_world_model,
         custom_task_weights,
         efficientzero_from_scratch,
+        minatar_transfer,
     )
 }
 
