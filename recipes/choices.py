@@ -9,6 +9,7 @@ from xtra_rl.models import COMPONENTS
 from xtra_rl.search.backends import resolve_backend
 from xtra_rl.training.logging import check_loggers
 from xtra_rl.training.session import parse_duration
+from xtra_rl.transfer.components import check_component_names
 
 
 def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> None:
@@ -18,9 +19,7 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
         ValueError: with the sentence of that component.
     """
     for key in ("freeze", "transfer"):
-        for name in cfg[key]:
-            if name not in COMPONENTS:
-                raise ValueError(f"{key} names {name!r}; expected a subset of {', '.join(COMPONENTS)}")
+        check_component_names(cfg[key], COMPONENTS, key)
     check_loggers(loggers, cfg.wandb_mode)
     for duration in (cfg.budget, cfg.checkpoint.every):
         if duration is not None:

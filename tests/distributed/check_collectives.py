@@ -51,7 +51,7 @@ def normed(norm: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     first = norm(x)
     out = norm(x * 2 + 3)
     (first.pow(3).sum() + out.sin().sum()).backward()
-    gradients = {"x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
+    gradients = {"x": x.grad, "weight gradient": norm.weight.grad, "bias gradient": norm.bias.grad}
     state = {key: value.clone() for key, value in norm.state_dict().items()}
     return {"out": out.detach(), "eval": norm.eval()(x).detach(), **gradients, **state}
 

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from ray_pools import POOLS
 
 
 def on_signal(number, frame):
@@ -24,6 +25,13 @@ def cluster():
     yield ray
     ray.shutdown()
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_stay():
+    yield
+    while POOLS:
+        POOLS.pop().close()
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
+import train_rank
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import ranks  # noqa: E402
-import train_rank  # noqa: E402
-
 VECTOR = {
     "latent": "vector",
     "value_prefix": False,
@@ -59,8 +55,9 @@ def test_batch_norm_over_two_ranks_is_that_of_the_whole_batch(found, kind):
         for key in ("running_mean", "running_var", "num_batches_tracked"):
             torch.testing.assert_close(part[key], whole[key], msg=key)
     for key in ("weight", "bias"):
-        # Parameters' state is equal anyway: their gradients are what adds up over the ranks.
         torch.testing.assert_close(found[0][kind][1][key], found[1][kind][1][key])
+        parts = [part[f"{key} gradient"] for part in (one[kind][1] for one in found)]
+        torch.testing.assert_close(sum(parts), found[0][kind][0][f"{key} gradient"])
 
 
 def check_curves(steps: int, tolerance: float, **options) -> None:

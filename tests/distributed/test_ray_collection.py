@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from ray_pools import POOLS
 from tensordict.nn import TensorDictModuleBase
 
 from xtra_rl.data import TrajectoryReplayBuffer
@@ -15,14 +16,6 @@ from xtra_rl.training.actor import Actor
 from xtra_rl.training.seeding import derive_seed
 
 GAME = partial(make_env, "breakout", image_size=32, grayscale=True, frame_stack=2)
-POOLS = []
-
-
-@pytest.fixture(autouse=True)
-def _no_workers_stay():
-    yield
-    while POOLS:
-        POOLS.pop().close()
 
 
 def play(num_envs, seed):

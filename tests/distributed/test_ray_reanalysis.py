@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from ray_pools import POOLS
 from small_models import small_model
 from tensordict import TensorDict
 
@@ -17,14 +18,6 @@ from xtra_rl.targets import ReanalyzeTargets, RootMemory
 from xtra_rl.training.batches import BatchSource
 
 K, N, A, F, B = 2, 2, 5, 2, 7
-POOLS = []
-
-
-@pytest.fixture(autouse=True)
-def _no_workers_stay():
-    yield
-    while POOLS:
-        POOLS.pop().close()
 
 
 def replay():

@@ -137,7 +137,9 @@ class Learner:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.shard = shard if shard is not None and shard.size > 1 else None
         self._forward: Callable[[TensorDictBase], TensorDict] = loss
+        self._own_statistics: list[Tensor] = []
         if self.shard is not None:
+            self._own_statistics = distributed.unsynchronised_statistics(loss.world_model)
             # Which parameters a loss reaches is always the same, but not all of them: static_graph allows for that.
             self._forward = DistributedDataParallel(loss, broadcast_buffers=False, static_graph=True)  # type: ignore[arg-type]
 
@@ -197,7 +199,7 @@ class Learner:
             for buffer, before in zip(self.loss.world_model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
             self._leave_out(batch, loss_value, norm_value)
-        distributed.average_(distributed.unsynchronised_statistics(self.loss.world_model))
+        distributed.average_(self._own_statistics)
         if self.target is not None:
             self.target.step()
         if self.task_weights is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -27,8 +27,12 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def _check_names(names: Sequence[str], model: WorldModel, argument: str) -> None:
-    known = model.components()
+def check_component_names(names: Sequence[str], known: Iterable[str], argument: str) -> None:
+    """Refuse a name that is not among the ``known`` components.
+
+    Raises:
+        ValueError: naming it and the ``argument`` that holds it.
+    """
     for name in names:
         if name not in known:
             raise ValueError(f"{argument} names {name!r}; expected a subset of {', '.join(known)}")
@@ -65,7 +69,7 @@ def transfer_components(
     Raises:
         ValueError: for an unknown component, or one whose tensors differ, naming the first of them.
     """
-    _check_names(components, target, "transfer")
+    check_component_names(components, target.components(), "transfer")
     for name in components:
         # All are compared before any is copied, so that an error leaves the target as it was.
         differs = difference(source.components()[name].state_dict(), target.components()[name].state_dict())
@@ -95,7 +99,7 @@ def freeze_components(model: WorldModel, components: Sequence[str]) -> None:
     Raises:
         ValueError: for an unknown component.
     """
-    _check_names(components, model, "freeze")
+    check_component_names(components, model.components(), "freeze")
     for name, module in model.components().items():
         module.requires_grad_(name not in components)
     model.frozen = tuple(components)
