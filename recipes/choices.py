@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from xtra_rl.models import COMPONENTS
 from xtra_rl.search.backends import resolve_backend
@@ -21,7 +21,8 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
     for key in ("freeze", "transfer"):
         check_component_names(cfg[key], COMPONENTS, key)
     check_loggers(loggers, cfg.wandb_mode)
-    for duration in (cfg.budget, cfg.checkpoint.every):
+    every = cfg.checkpoint.every if OmegaConf.is_dict(cfg.checkpoint) else None  # else the path of a model to play
+    for duration in (cfg.budget, every):
         if duration is not None:
             parse_duration(duration)
     if cfg.search.algorithm not in ("puct", "gumbel"):
