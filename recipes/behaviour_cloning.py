@@ -26,7 +26,7 @@ from xtra_rl.evaluation.figures import learning_curve, loss_curves
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
 from xtra_rl.objectives import BehaviourCloningLoss
-from xtra_rl.recipes import build, common, lifecycle
+from xtra_rl.recipes import build, common, lifecycle, tracking
 from xtra_rl.recipes.finish import already_finished, show_results, summarise
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.targets import BehaviourTargets
@@ -99,7 +99,8 @@ def clone(
                                 [name for name in cfg.eval.baselines if name != "untrained"]
                             )
                         video = cfg.eval.video_steps if len(due) == 1 else 0
-                        logger.log(suite.play(step, record_frames=video), env_step=0, train_step=step)
+                        scores = suite.play(step, record_frames=video)
+                        tracking.log_scores(run, suite, logger, scores, 0, step)
                     session.marks["evaluated"] += 1
                     continue
                 now = next(loop, None)
@@ -116,13 +117,8 @@ def clone(
 
 
 def finish(
-    cfg: DictConfig,
-    run: RunDirectory,
-    suite: EvaluationSuite,
-    logger: RunLogger,
-    summary: dict[str, Any],
-    start: str,
-) -> None:
+    cfg: DictConfig, run: RunDirectory, suite: EvaluationSuite, logger: RunLogger, summary: dict[str, Any], start: str
+) -> None:  # fmt: skip
     """Draw pictures and video, write the summary, and print the table of scores and where everything is."""
     labels: dict[str, Any] = {"scale": cfg.scale, "seed": cfg.seed, "x_axis": "train_step"}
     curve, losses = (run.figures / f"{name}.png" for name in ("learning_curve", "losses"))
@@ -143,7 +139,7 @@ def train(
     finetuning = range(pretraining.stop, pretraining.stop + settings.finetune_steps)
     model = build.world_model(cfg, target, "behaviour cloning")
 
-    with common.make_logger(cfg, run, resume=run.has_checkpoint) as logger:
+    with tracking.make_logger(cfg, run, resume=run.has_checkpoint, x_axis="train_step") as logger:
         suite = build.evaluation_suite(cfg, target, model, build.prior_policy(cfg, model, target))
         start = f"zero-shot, pretrained on {'+'.join(cross)}" if cross else "untrained"
         # The second stage's checkpoints hold all that the first one left behind.

@@ -21,7 +21,9 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
     for key in ("freeze", "transfer"):
         check_component_names(cfg[key], COMPONENTS, key)
     check_loggers(loggers, cfg.wandb_mode)
-    every = cfg.checkpoint.every if OmegaConf.is_dict(cfg.checkpoint) else None  # else the path of a model to play
+    every = (
+        cfg.checkpoint.every if OmegaConf.is_dict(cfg.checkpoint) else None
+    )  # else the path of a model to play
     for duration in (cfg.budget, every):
         if duration is not None:
             parse_duration(duration)

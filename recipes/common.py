@@ -24,9 +24,7 @@ from xtra_rl.recipes.choices import check_choices
 from xtra_rl.recipes.overrides import check_overrides
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
-from xtra_rl.training.logging import RunLogger
 from xtra_rl.training.loop import Iteration
-from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.schedules import linear
 from xtra_rl.training.stopwatch import Stopwatch
 from xtra_rl.transfer import TaskWeighting
@@ -242,22 +240,6 @@ def frame_shape(cfg: DictConfig) -> tuple[int, int, int]:
 def loggers_of(cfg: DictConfig) -> list[str]:
     """``logger=wandb`` and ``logger=[csv,wandb]`` are both understood."""
     return [cfg.logger] if isinstance(cfg.logger, str) else list(cfg.logger)
-
-
-def make_logger(
-    cfg: DictConfig, run: RunDirectory, *, resume: bool = False
-) -> RunLogger | distributed.SilentLogger:
-    """Metrics of a run, to its own files and to wandb or TensorBoard if asked for, on the main rank."""
-    if not distributed.is_main():
-        return distributed.SilentLogger()
-    return RunLogger(
-        run.path,
-        loggers=loggers_of(cfg),
-        config=plain(cfg),
-        wandb_mode=cfg.wandb_mode,
-        project=cfg.wandb_project,
-        resume=resume,
-    )
 
 
 def task_weight_metrics(scheduler: TaskWeighting | None) -> dict[str, float]:

@@ -23,7 +23,7 @@ import hydra
 from omegaconf import DictConfig
 
 from xtra_rl.models import RainbowNetwork
-from xtra_rl.recipes import build, build_curl, common, lifecycle
+from xtra_rl.recipes import build, build_curl, common, lifecycle, tracking
 from xtra_rl.recipes.finish import already_finished
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.recipes.xtra_finetune import Parts, train
@@ -54,7 +54,7 @@ def make_parts(cfg: DictConfig, run: RunDirectory, target: str, network: Rainbow
     suite = build.evaluation_suite(cfg, target, network, build_curl.policy(cfg, network, "evaluate", target))
     untrained = build_curl.policy(cfg, build_curl.network(cfg, target, "untrained"), "untrained")
     baselines = partial(suite.measure_baselines, list(cfg.eval.baselines), untrained)
-    logger = common.make_logger(cfg, run, resume=run.has_checkpoint)
+    logger = tracking.make_logger(cfg, run, resume=run.has_checkpoint)
     return Parts(run, actor, source, learner, None, suite, logger, save, baselines)
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from xtra_rl.envs import get_task
 from xtra_rl.envs.lockstep import Policy
 from xtra_rl.models import RainbowNetwork, WorldModel
-from xtra_rl.recipes import build, build_curl, checks, common
+from xtra_rl.recipes import build, build_curl, checks, common, tracking
 from xtra_rl.recipes.finish import VIDEO_FPS, score_table, summarise
 from xtra_rl.training.run import RunDirectory
 
@@ -47,10 +47,11 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
         device=str(common.device_of(cfg)),
         inputs={"checkpoint": checkpoint},
     )
-    with common.make_logger(cfg, run) as logger:
+    with tracking.make_logger(cfg, run) as logger:
         suite = build.evaluation_suite(cfg, target, model, policy)
         suite.measure_baselines([name for name in cfg.eval.baselines if name != "untrained"])
-        logger.log(suite.play(0, record_frames=cfg.eval.video_steps), env_step=0, train_step=0)
+        scores = suite.play(0, record_frames=cfg.eval.video_steps)
+        tracking.log_scores(run, suite, logger, scores, 0, 0)
         summary = summarise(
             cfg,
             suite,
@@ -61,6 +62,7 @@ def evaluate(cfg: DictConfig, checkpoint: Path) -> Path:
             checkpoint=checkpoint,
         )
         summary["start/returns"] = {}
+        tracking.log_end(logger, summary)
         run.write_summary(summary)
         frames = suite.history[-1][1][suite.modes[-1]].frames
         video = logger.log_video("evaluation", frames, VIDEO_FPS, env_step=0) if frames is not None else None

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from xtra_rl.evaluation.figures import learning_curve, loss_curves, read_metrics, task_weight_traces
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.evaluation.suite import EvaluationSuite
-from xtra_rl.recipes import common
+from xtra_rl.recipes import common, tracking
 from xtra_rl.recipes.task_weighting import SURGERY
 from xtra_rl.training.logging import RunLogger
 from xtra_rl.training.run import RunDirectory
@@ -105,6 +105,7 @@ def show_results(
         logger.log_figure(picture.stem, picture, env_step=env_step)
     frames = suite.history[-1][1][suite.modes[-1]].frames
     video = logger.log_video("final", frames, VIDEO_FPS, env_step=env_step) if frames is not None else None
+    tracking.log_end(logger, summary)
     run.write_summary(summary)
     common.say("\n" + score_table(title, summary, suite.human_normalized))
     common.say(

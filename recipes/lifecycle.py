@@ -24,8 +24,8 @@ from xtra_rl.training.session import Stateful, TrainingSession, parse_duration
 from xtra_rl.training.stopwatch import Stopwatch
 
 #: Where a run lives and when it stops, not what it computes.
-_FREE_KEYS = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
-_FREE_KEYS += (
+FREE_KEYS = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
+FREE_KEYS += (
     "budget",
     "early_stop",
     "checkpoint",
@@ -43,7 +43,7 @@ _STALENESS_KEYS = ("max_staleness", "collect_ahead")
 def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
     """Refuse to take a run of other settings, ``state`` says which, for this one."""
     there, here = (common.without_machine(each) for each in (run.read_config(), common.plain(cfg)))
-    other = [key for key in here if key not in _FREE_KEYS and there.get(key) != to_plain(here[key])]
+    other = [key for key in here if key not in FREE_KEYS and there.get(key) != to_plain(here[key])]
     older = there.get("workers", {})  # absent from runs of before there were any
     other += [f"workers.{key}" for key in _STALENESS_KEYS if older.get(key, 0) != here["workers"][key]]
     if other:

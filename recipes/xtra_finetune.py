@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from xtra_rl.distributed import SilentLogger, on_main
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import WorldModel
-from xtra_rl.recipes import build, checks, common, lifecycle
+from xtra_rl.recipes import build, checks, common, lifecycle, tracking
 from xtra_rl.recipes.finish import already_finished, finish, summarise
 from xtra_rl.recipes.inputs import Annotated, Inputs
 from xtra_rl.recipes.task_weighting import task_weighting
@@ -90,7 +90,7 @@ def make_parts(
     learner.on_skip = lifecycle.report_skipped(run)
     save = partial(build.save, cfg=cfg, model=model, stage="finetune", tasks=[target, *datasets])
     suite = build.evaluation_suite(cfg, target, model)
-    logger = common.make_logger(cfg, run, resume=run.has_checkpoint)
+    logger = tracking.make_logger(cfg, run, resume=run.has_checkpoint)
     baselines = partial(build.measure_baselines, cfg, suite)
     return Parts(run, actor, source, learner, scheduler, suite, logger, save, baselines)
 
@@ -154,7 +154,7 @@ def train(cfg: DictConfig, parts: Parts, *, recipe: str) -> None:
                 if not suite.history:
                     parts.measure_baselines()
                 scores = suite.play(actor.env_steps, record_frames=video_steps)
-                logger.log(scores, env_step=actor.env_steps, train_step=learner.steps)
+                tracking.log_scores(run, suite, logger, scores, actor.env_steps, learner.steps)
 
             with session.interlude(position):
                 lifecycle.play_on_main(suite, play)

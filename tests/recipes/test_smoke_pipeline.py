@@ -12,6 +12,7 @@ import pytest
 import torch
 from gridworld import make_gridworld
 from pipeline_runs import SHORT, command_line, fails
+from wandb_files import offline_runs, table
 
 from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
 from xtra_rl.envs import register_task, unregister_task
@@ -187,10 +188,24 @@ def test_trained_model_is_evaluated_on_a_game_it_has_never_seen(first_run, reuse
 def test_wandb_offline_and_tensorboard_receive_the_run(reuse):
     run = xtra_finetune(
         reuse(
-            *SHORT, "pretrained=false", "cross_task=false", "logger=[wandb,tensorboard]", "wandb_mode=offline"
+            *SHORT,
+            "pretrained=false",
+            "cross_task=false",
+            "logger=[wandb,tensorboard]",
+            "wandb_mode=offline",
+            "eval.baselines=[random]",
         )
     )
-    assert list(run.glob("**/*.wandb"))
+    (sent,) = offline_runs(run)
+    assert (sent["run"].job_type, list(sent["run"].tags)) == ("xtra_finetune", ["alien", "smoke"])
+    assert sent["run"].run_group.startswith("xtra_finetune-alien-smoke-")
+    columns, games = table(sent, "table/evaluations")
+    summary = RunDirectory(run).read_summary()
+    last = [dict(zip(columns, game)) for game in games if game[0] == summary["env_steps"]]
+    for mode, returns in summary["eval/returns"].items():
+        assert [game["return"] for game in last if game["mode"] == mode] == returns
+    assert sent["summary"]["end/return"] == summary["eval/mean_return"]
+    assert sent["summary"]["baseline/random"] == summary["baselines"]["random"]
     assert list(run.glob("**/events.out.tfevents.*"))
     assert (run / "metrics.csv").is_file()
 

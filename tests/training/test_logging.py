@@ -215,12 +215,3 @@ def test_rows_that_a_full_disk_refused_are_written_whole_once_there_is_room(tmp_
     assert (
         tmp_path / "full" / "metrics.csv"
     ).read_text() == text + "0,0,loss/value,1.0\n9,9,loss/value,3.0\n"
-
-
-def test_a_resumed_run_goes_on_in_its_wandb_run(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    ids = []
-    for resume in (False, True, False):
-        with RunLogger(tmp_path, loggers=["wandb"], wandb_mode="offline", resume=resume) as logger:
-            ids.append(logger._others["wandb"].experiment.id)
-    assert ids[0] == ids[1] != ids[2]

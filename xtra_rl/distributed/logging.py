@@ -18,6 +18,15 @@ class SilentLogger:
     def log_figure(self, name: str, path: Any, *, env_step: int | None = None) -> None:
         """Nothing."""
 
+    def log_table(self, name: str, rows: Any) -> None:
+        """Nothing."""
+
+    def log_lines(self, name: str, series: Any) -> None:
+        """Nothing."""
+
+    def log_summary(self, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing to keep: the main rank's logger is what a checkpoint holds."""
         return {}

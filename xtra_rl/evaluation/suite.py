@@ -121,6 +121,18 @@ class EvaluationSuite:
                 metrics[f"eval/{self.task}/hns{suffix}"] = score
         return metrics
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every game so far: env step of training, task, mode, number, raw return, env steps, whether it was cut."""
+        return [
+            {"env_step": env_step, "task": self.task, "mode": mode, "episode": number, "return": score}
+            | {"length": length, "truncated": bool(cut)}
+            for env_step, results in self.history
+            for mode, result in results.items()
+            for number, (score, length, cut) in enumerate(
+                zip(result.returns, result.lengths, result.truncated, strict=True)
+            )
+        ]
+
     @property
     def is_best(self) -> bool:
         """Whether the last evaluation has the highest mean return so far, in the first mode."""

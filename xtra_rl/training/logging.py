@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xtra_rl.files import atomic_write_text, to_plain
+from xtra_rl.files import to_plain, write_csv
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,10 @@ class RunLogger:
             ``"offline"`` needs neither account nor network and writes into the run directory.
         project: wandb project.
         run_name: name of the run in wandb and TensorBoard; default: the name of the run directory.
+        group: runs of one group are drawn together in wandb, as mean and spread over seeds; the environment variable
+            ``WANDB_RUN_GROUP`` wins.
+        job_type: kind of run in wandb, such as the name of the recipe.
+        tags: of the run in wandb.
         x_axis: step that wandb and TensorBoard plot against; offline training has no ``env_step``.
         resume: continue the CSV files and the wandb run of this directory instead of starting new ones.
 
@@ -71,9 +75,13 @@ class RunLogger:
         wandb_mode: Literal["online", "offline", "disabled"] | None = None,
         project: str = "xtra_rl",
         run_name: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] = (),
         x_axis: Literal["env_step", "train_step"] = "env_step",
         resume: bool = False,
     ) -> None:
+        from xtra_rl.training import dashboards
         from xtra_rl.training.metrics_csv import MetricsCSV
 
         check_loggers(loggers, wandb_mode)
@@ -90,11 +98,11 @@ class RunLogger:
         self._others: dict[str, Logger] = {}
         try:
             if "tensorboard" in loggers:
-                self._others["tensorboard"] = _start_tensorboard(self._path, run_name, config)
+                self._others["tensorboard"] = dashboards.start_tensorboard(self._path, run_name, config)
             if "wandb" in loggers:
-                self._others["wandb"] = _start_wandb(
-                    self._path, run_name, config, wandb_mode, project, x_axis, resume
-                )
+                about = {"project": project, "name": run_name, "config": config, "mode": wandb_mode}
+                about |= {"group": group, "job_type": job_type, "tags": list(tags)}
+                self._others["wandb"] = dashboards.start_wandb(self._path, about, x_axis, resume=resume)
         except BaseException:
             self.close()
             raise
@@ -125,7 +133,7 @@ class RunLogger:
         if "tensorboard" in self._others:
             self._guard("tensorboard", self._others["tensorboard"].log_metrics, values, steps[self._x_axis])
         if "wandb" in self._others:
-            # wandb's own step must never decrease; ours are values to plot against (see _start_wandb).
+            # wandb's own step must never decrease; ours are values to plot against (see start_wandb).
             send = self._others["wandb"].log_metrics
             self._guard("wandb", send, {**values, **steps}, override_global_step=True)
 
@@ -149,9 +157,7 @@ class RunLogger:
         if path is None:
             return None
         if "wandb" in self._others:
-            self._guard(
-                "wandb", self._send_wandb_media, "Video", f"video/{name}", path, format=path.suffix[1:]
-            )
+            self._guard("wandb", self._send_wandb, "video", f"video/{name}", path, env_step=env_step)
         if "tensorboard" in self._others:
             writer = self._others["tensorboard"].experiment
             self._guard("tensorboard", writer.add_text, f"video/{name}", str(path), env_step)
@@ -161,9 +167,40 @@ class RunLogger:
         """Send a picture file (PNG) to wandb and TensorBoard; on disk it stays where it is."""
         path = Path(path)
         if "wandb" in self._others:
-            self._guard("wandb", self._send_wandb_media, "Image", f"figure/{name}", path)
+            self._guard("wandb", self._send_wandb, "image", f"figure/{name}", path, env_step=env_step)
         if "tensorboard" in self._others:
             self._guard("tensorboard", self._send_tensorboard_image, f"figure/{name}", path, env_step)
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path | None:
+        """Write ``<name>.csv``, in place of the one before, and send the table to wandb.
+
+        Args:
+            name: e.g. ``evaluations``.
+            rows: all of the table, each with the same keys.
+
+        Returns:
+            The file that was written, or ``None`` if writing failed.
+        """
+        path = self._path / f"{name}.csv"
+        self._guard("table", write_csv, path, rows)
+        if "wandb" in self._others and rows:
+            self._guard("wandb", self._send_wandb, "table", f"table/{name}", rows)
+        return path if path.is_file() else None
+
+    def log_lines(self, name: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+        """Send one chart with several lines to wandb, in place of the one before.
+
+        Args:
+            name: e.g. ``task_weights``.
+            series: x and y by the name of the line.
+        """
+        if "wandb" in self._others and series:
+            self._guard("wandb", self._send_wandb, "lines", f"chart/{name}", series, name, self._x_axis)
+
+    def log_summary(self, values: Mapping[str, float]) -> None:
+        """Send numbers that stand for the whole run to wandb, where its table of runs shows and sorts them."""
+        if "wandb" in self._others:
+            self._guard("wandb", self._others["wandb"].experiment.summary.update, dict(values))
 
     def state_dict(self) -> dict[str, Any]:
         """Lengths of the CSV files, for a checkpoint."""
@@ -212,11 +249,12 @@ class RunLogger:
                 )
             return None
 
-    def _send_wandb_media(self, kind: str, name: str, path: Path, **kwargs: Any) -> None:
-        import wandb
+    def _send_wandb(self, kind: str, name: str, *args: Any, env_step: int | None = None) -> None:
+        from xtra_rl.training import dashboards
 
-        # From a file: TorchRL's own log_video would need moviepy to encode the tensor a second time.
-        self._others["wandb"].experiment.log({name: getattr(wandb, kind)(str(path), **kwargs)})
+        item = getattr(dashboards, f"wandb_{kind}")(*args)
+        steps = {"env_step": env_step} if env_step is not None else {}
+        self._others["wandb"].experiment.log({name: item, **steps})
 
     def _send_tensorboard_image(self, name: str, path: Path, env_step: int | None) -> None:
         import imageio.v3 as imageio
@@ -245,55 +283,3 @@ def _as_float(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"metric {name!r} has the value {value!r}, but one number was expected") from error
-
-
-def _start_tensorboard(path: Path, run_name: str, config: Mapping[str, Any]) -> Any:
-    try:
-        from torchrl.record.loggers.tensorboard import TensorboardLogger
-
-        logger = TensorboardLogger(exp_name=run_name, log_dir=str(path / "tensorboard"))
-    except ImportError as error:
-        raise ValueError(f"logger 'tensorboard' cannot start ({error}); pip install tensorboard") from error
-    import yaml
-
-    logger.experiment.add_text("config", f"```\n{yaml.safe_dump(config, sort_keys=False)}```")
-    return logger
-
-
-def _start_wandb(
-    path: Path,
-    run_name: str,
-    config: Mapping[str, Any],
-    mode: str | None,
-    project: str,
-    x_axis: str,
-    resume: bool,
-) -> Any:
-    id_file = path / "wandb_run_id.txt"
-    run_id = id_file.read_text().strip() if resume and id_file.is_file() else None
-    try:
-        from torchrl.record.loggers.wandb import WandbLogger
-
-        # Not through WandbLogger(offline=True): that sets WANDB_MODE for the rest of the process.
-        # "create_new": a stage that runs inside another one must not write into the other's run.
-        # The list of packages (with paths of the machine) is left out: the run's manifest has the versions.
-        logger = WandbLogger(
-            exp_name=run_name,
-            save_dir=str(path),
-            project=project,
-            config=dict(config),
-            mode=mode,
-            id=run_id,
-            reinit="create_new",
-            log_env_packages=False,
-        )
-    except Exception as error:
-        raise ValueError(
-            f"logger 'wandb' cannot start ({type(error).__name__}: {error}); run `wandb login`, or use "
-            "wandb_mode=offline (no account, no network) or logger=csv"
-        ) from error
-    atomic_write_text(id_file, logger.experiment.id)
-    logger.experiment.define_metric("env_step")
-    logger.experiment.define_metric("train_step")
-    logger.experiment.define_metric("*", step_metric=x_axis)
-    return logger

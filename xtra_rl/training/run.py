@@ -103,8 +103,9 @@ class RunDirectory:
         (self.path / "summary.json").unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget the run that is here: its summary, checkpoints, models, bad batches, pictures and videos."""
+        """Forget the run that is here: summary, evaluations, checkpoints, models, bad batches, pictures, videos."""
         self.reopen()
+        (self.path / "evaluations.csv").unlink(missing_ok=True)
         for folder in (self.checkpoints, self.models, self.path / "model", self.path / "bad-batches"):
             shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.videos, self.figures):
