@@ -1,0 +1,98 @@
+"""Every game, the task weights, and what each run was: small CSV files out of the runs of a study.
+
+    python results/laptop/collect.py STUDIES results/laptop
+
+STUDIES holds the study folders (``table1-laptop/runs/<system>/<target>-s<seed>``). Writes ``games.csv`` (every game of
+every evaluation), ``task_weights.csv`` (a row whenever one changed), ``runs.csv`` (a row a run: commit, hours, means,
+command). Unfinished runs are in it, too, and named so.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xtra_rl.files import write_csv
+from xtra_rl.runs.record import Run, read_run
+from xtra_rl.training.checkpoint import load_checkpoint
+
+
+def games(run: Run) -> Iterator[dict[str, Any]]:
+    """Games of all evaluations; runs of before there was an ``evaluations.csv`` have them in checkpoint and summary."""
+    path = run.path / "evaluations.csv"
+    if path.is_file():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                del row["task"]
+                yield row
+        return
+    kept = load_checkpoint(run.path / "checkpoints")
+    history = kept.states["suite"]["history"] if kept is not None else []
+    for env_step, results in history:
+        for mode, (returns, lengths, truncated) in results.items():
+            for number, (score, length, cut) in enumerate(zip(returns, lengths, truncated, strict=True)):
+                row = {"env_step": env_step, "mode": mode, "episode": number, "return": score}
+                yield row | {"length": length, "truncated": bool(cut)}
+    if run.summary and (not history or history[-1][0] != run.summary["env_steps"]):
+        for mode, returns in run.summary["eval/returns"].items():
+            for number, score in enumerate(returns):
+                row = {"env_step": run.summary["env_steps"], "mode": mode, "episode": number, "return": score}
+                yield row | {"length": "", "truncated": ""}
+
+
+def weights(run: Run) -> Iterator[dict[str, Any]]:
+    """Task weights and mean cosines where they change."""
+    for name, series in sorted(run.metrics.items()):
+        kind, _, task = name.partition("/")
+        if kind not in ("task_weight", "grad_cos"):
+            continue
+        before = None
+        for env_step, train_step, value in zip(series.env_step, series.train_step, series.value, strict=True):
+            if value != before:
+                row = {"env_step": int(env_step), "train_step": int(train_step), "task": task}
+                yield row | {"measure": kind, "value": round(float(value), 5)}
+            before = value
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What the run was."""
+    manifest, summary = run.manifest, run.summary
+    row = {"status": run.status, "env_steps": run.steps()[0], "train_steps": run.steps()[1]}
+    for mode in ("greedy", "sampled"):
+        series = run.evaluations(mode)
+        row[f"last_{mode}"] = "" if series is None else round(float(series.value[-1]), 2)
+    row |= {name: round(score, 2) for name, score in (summary.get("baselines") or {}).items()}
+    row["hours"] = round(summary["wall_seconds"] / 3600, 3) if summary else ""
+    row["commit"] = (manifest.get("git_commit") or "")[:12]
+    skipped = ("run_dir=", "artifacts=")  # places on the machine
+    words = [Path(word).name if word.endswith(".py") else word for word in manifest.get("command_line", [])]
+    row["command"] = " ".join(word for word in words if not word.startswith(skipped))
+    return row
+
+
+def main(studies: Path, out: Path) -> None:
+    """Read all runs below ``studies`` and write the tables into ``out``."""
+    tables: dict[str, list[dict[str, Any]]] = {"games": [], "task_weights": [], "runs": []}
+    for path in sorted(studies.glob("*/runs/*/*/config.yaml")):
+        run = read_run(path.parent)
+        target, _, seed = path.parent.name.rpartition("-s")
+        cell = {
+            "study": path.parents[3].name,
+            "system": path.parents[1].name,
+            "target": target,
+            "seed": int(seed),
+        }
+        tables["games"] += [cell | row for row in games(run)]
+        tables["task_weights"] += [cell | row for row in weights(run)]
+        tables["runs"].append(cell | about(run))
+    for name, rows in tables.items():
+        columns = dict.fromkeys(key for row in rows for key in row)
+        write_csv(out / f"{name}.csv", [{key: row.get(key, "") for key in columns} for row in rows])
+        print(f"{out / name}.csv: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
