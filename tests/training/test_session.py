@@ -83,14 +83,26 @@ def test_a_signal_waits_until_deferred_ends():
     assert stop_requested() is None
 
 
-def test_a_second_signal_does_not_wait():
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_after_another_signal_does_not_wait(first):
     reached = []
     with pytest.raises(Stopped), stop_signals(), deferred():
-        ask_to_end()
+        ask_to_end(first)
         reached.append("first")
-        ask_to_end()
+        ask_to_end(signal.SIGINT)
         reached.append("second")
     assert reached == ["first"]
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_sent_to_all_processes_of_a_job_and_passed_on_by_a_parent_waits(first):
+    reached = []
+    with pytest.raises(Stopped) as caught, stop_signals(), deferred():
+        ask_to_end(first)
+        ask_to_end()
+        reached.append(stop_requested())
+    assert reached == [first.name]
+    assert caught.value.signal_name == first.name
 
 
 def test_immediate_inside_of_deferred():

@@ -37,10 +37,11 @@ _depth = 0
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _requested
     name = signal.Signals(number).name
-    if _depth and _requested is None:
-        _requested = name
+    if _depth and (_requested is None or name == "SIGTERM"):
+        # Schedulers send SIGTERM to all processes of a job, and parents pass it on: a second one is no haste.
+        _requested = _requested or name
     else:
-        # Nothing has to be kept here, or it takes too long for somebody who asks twice.
+        # Nothing has to be kept here, or it takes too long for somebody who presses Ctrl-C twice.
         _requested = None
         raise Stopped(name)
 
@@ -75,7 +76,10 @@ def stop_signals() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let a first signal wait: ask :func:`stop_requested` at good places; what still waits is raised at the end."""
+    """Let signals wait: ask :func:`stop_requested` at good places; what still waits is raised at the end.
+
+    Ctrl-C after another signal does not wait.
+    """
     global _depth
     _depth += 1
     try:
