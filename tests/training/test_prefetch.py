@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
+from xtra_rl.data.shard import BatchShard
 from xtra_rl.training.batches import BatchSource
 
 
@@ -22,7 +23,7 @@ class PassOn:
         return windows
 
 
-def make_source(prefetch, read=None):
+def make_source(prefetch, read=None, shard=None):
     buffer = TrajectoryReplayBuffer(300, memmap=False, alpha=1.0)
     frames = torch.arange(201, dtype=torch.uint8).view(-1, 1, 1, 1)
     rows = {"pixels": frames, "action": torch.zeros(201), "reward": torch.arange(201.0)}
@@ -31,7 +32,7 @@ def make_source(prefetch, read=None):
     if read is not None:
         original = buffers.sample_windows
         buffers.sample_windows = lambda **options: read(original, options)
-    return BatchSource(buffers, {"a": PassOn()}, prefetch=prefetch)
+    return BatchSource(buffers, {"a": PassOn()}, prefetch=prefetch, shard=shard)
 
 
 def priorities(batch):
@@ -131,3 +132,16 @@ def test_batches_after_a_checkpoint_are_those_of_the_unbroken_run(prefetch):
     third.load_state_dict(other.state_dict())
     for each in (source, other, third):
         assert indices(each, 12) == expected[8:]
+
+
+def test_a_batch_that_was_drawn_ahead_is_split_among_the_ranks_that_go_on():
+    source = make_source(prefetch=True)
+    indices(source, 3)
+    state = source.state_dict()
+    (whole,) = (windows["a"]["index"].tolist() for windows in state["next"])
+    parts = []
+    for rank in (0, 1):
+        ranked = make_source(prefetch=None, shard=BatchShard({"a": 8}, rank, 2))
+        ranked.load_state_dict(state)
+        parts.append(ranked.draw()["a"]["index"].tolist())
+    assert parts == [whole[0::2], whole[1::2]]

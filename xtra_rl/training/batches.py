@@ -157,6 +157,9 @@ class BatchSource:
                 self.targets[task].send(part)  # type: ignore[attr-defined]
         self._ready.append((self._steps, windows))
 
+    def _rows(self, task: str) -> slice:
+        return self.shard.rows(task) if self.shard is not None else slice(None)
+
     def build(self, windows: Mapping[str, TensorDict]) -> TensorDict:
         """Targets of drawn windows, joined to a batch ``[B]`` with tasks in the order of the buffers."""
         return torch.cat([self.targets[task](part) for task, part in windows.items()])
@@ -198,7 +201,10 @@ class BatchSource:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`; the buffers must hold the rows that they held then."""
+        """Restore :meth:`state_dict`; the buffers must hold the rows that they held then.
+
+        A batch that one process had drawn ahead is split among the ranks that go on.
+        """
         if self._next is not None:
             wait([self._next])
         self._next = None
@@ -210,7 +216,7 @@ class BatchSource:
         for windows in state["next"]:
             self._keep_ready(
                 {
-                    task: TensorDict(part, batch_size=part["index"].shape).to(self.device)
+                    task: TensorDict(part, batch_size=part["index"].shape)[self._rows(task)].to(self.device)
                     for task, part in windows.items()
                 }
             )
