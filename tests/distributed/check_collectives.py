@@ -80,6 +80,10 @@ def main(folder: str) -> None:
         assert isinstance(apart, batch_norm.SynchronisedBatchNorm)
         assert isinstance(apart, kind)
         found[name] = normed(whole, x), normed(apart, x[rank::2])
+    torch.manual_seed(0)
+    x = (torch.randn(1000, 3) + 4).bfloat16()
+    whole, apart = nn.BatchNorm1d(3), distributed.synchronise_batch_norm(nn.BatchNorm1d(3))
+    found["bfloat16"] = normed(whole, x.float()), normed(apart, x[rank::2])
     Path(folder, f"{rank}.pkl").write_bytes(pickle.dumps(found))
     distributed.leave()
 

@@ -60,6 +60,15 @@ def test_batch_norm_over_two_ranks_is_that_of_the_whole_batch(found, kind):
         torch.testing.assert_close(sum(parts), found[0][kind][0][f"{key} gradient"])
 
 
+def test_statistics_of_bfloat16_are_those_of_the_same_numbers_in_float32(found):
+    for rank, one in enumerate(found):
+        whole, part = one["bfloat16"]
+        assert part["out"].dtype == torch.bfloat16
+        torch.testing.assert_close(part["out"].float(), whole["out"][rank::2], rtol=0.02, atol=0.02)
+        for key in ("running_mean", "running_var"):
+            torch.testing.assert_close(part[key], whole[key], rtol=2e-3, atol=0, msg=key)
+
+
 def check_curves(steps: int, tolerance: float, **options) -> None:
     torch.set_num_threads(1)
     alone = train_rank.train(steps, **options)

@@ -48,7 +48,9 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
                 x, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum,
                 dist.group.WORLD, world_size(),
             )  # fmt: skip
-        return self._on_cpu(x)
+        # As in PyTorch's own, statistics of halves are taken in float32: a count of samples needs more than 8 bits.
+        is_half = x.dtype in (torch.bfloat16, torch.float16)
+        return self._on_cpu(x.float()).to(x.dtype) if is_half else self._on_cpu(x)
 
     def _on_cpu(self, x: Tensor) -> Tensor:
         axes, shape = [0, *range(2, x.ndim)], (1, -1, *(1,) * (x.ndim - 2))
