@@ -75,9 +75,10 @@ def friendly(
             distributed.leave()
             return result
         except distributed.LostRank as lost:
+            how = "" if cfg.resume == "auto" else " with resume=auto"
             print(
-                f"error: {lost}; the run ends. The same command goes on from its last checkpoint"
-                " (torchrun --max-restarts=3 does so by itself).",
+                f"error: {lost}; the run ends. If another process has said why, that comes first; else the same command"
+                f"{how} goes on from its last checkpoint (torchrun --max-restarts=3 does so by itself).",
                 file=sys.stderr,
                 flush=True,
             )
@@ -89,7 +90,10 @@ def friendly(
         except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
-            sys.exit(f"error: {error}" if distributed.is_main() else 1)
+            if distributed.is_told_elsewhere(error):
+                sys.exit(1)
+            where = f"rank {distributed.rank()}: " if not distributed.is_main() else ""
+            sys.exit(f"error: {where}{error}")
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS or os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
@@ -160,10 +164,17 @@ def auto_or_bool(key: str, value: Any) -> bool | None:
     return value
 
 
-def check_resume(cfg: DictConfig) -> None:
-    """Refuse an unknown way to deal with what is there."""
+def how_to_resume(cfg: DictConfig) -> str:
+    """How to deal with what is there: ``auto``, ``restart`` or ``never``.
+
+    A run that torchrun starts anew after it has lost a process goes on, whatever the first start was to do.
+
+    Raises:
+        ValueError: for any other way.
+    """
     if cfg.resume not in ("auto", "restart", "never"):
         raise ValueError(f"resume is {cfg.resume!r}; expected auto, restart or never")
+    return "auto" if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else cfg.resume
 
 
 def plain(node: Any) -> dict[str, Any]:

@@ -48,9 +48,8 @@ class Inputs:
     def __init__(self, cfg: DictConfig, *, build: bool = True) -> None:
         # Runs of every seed share one set of inputs, as in the paper.
         self.cfg = OmegaConf.merge(cfg, {"seed": cfg.artifact_seed})
-        common.check_resume(cfg)
         root = Path(cfg.artifacts)
-        if cfg.resume == "never":
+        if common.how_to_resume(cfg) == "never":
             # A new folder: nothing that exists is reused, and nothing is deleted.
             root = distributed.broadcast(root / f"anew-{datetime.now():%Y%m%d-%H%M%S}")
         self.pipeline = Pipeline(root, cfg.scale, build=build)

@@ -60,12 +60,12 @@ def open_run(cfg: DictConfig, path: str | Path) -> Iterator[RunDirectory]:
     Raises:
         ValueError: if another process owns it, or the run in it has other settings.
     """
-    common.check_resume(cfg)
+    how = common.how_to_resume(cfg)
     run = RunDirectory(path)
 
     def take() -> None:
         stack.enter_context(run.owned())
-        if cfg.resume != "auto":
+        if how != "auto":
             run.clear()
         elif run.is_finished:
             check_same_settings(cfg, run, "a finished")

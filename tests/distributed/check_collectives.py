@@ -45,6 +45,32 @@ def raised_by(function) -> str:
     return "nothing"
 
 
+def fate(function) -> tuple[str, bool]:
+    """What an error says, and whether this rank may leave it to the main one to print it."""
+    try:
+        function()
+    except Exception as error:
+        return str(error), distributed.is_told_elsewhere(error)
+    return "nothing", False
+
+
+def restore_apart(folder: Path, rank: int) -> None:
+    """Restore where the second rank sees an older checkpoint than the first."""
+    from xtra_rl.training.checkpoint import save_checkpoint
+    from xtra_rl.training.session import TrainingSession
+
+    session = TrainingSession(folder / f"disk-{rank}", {})
+    save_checkpoint(session.folder, {"session": session}, step=400 - 100 * rank)
+    session.restore()
+
+
+class FailingPlanner:
+    """A search that finds a NaN."""
+
+    def __call__(self, td):
+        raise ValueError("not finite")
+
+
 def normed(norm: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Two training steps' outputs and gradients, and the statistics after them."""
     x = x.clone().requires_grad_()
@@ -80,6 +106,11 @@ def main(folder: str) -> None:
         assert isinstance(apart, batch_norm.SynchronisedBatchNorm)
         assert isinstance(apart, kind)
         found[name] = normed(whole, x), normed(apart, x[rank::2])
+    found["of the main rank"] = fate(lambda: distributed.on_main(refuse))
+    found["of the second rank"] = fate(refuse) if rank == 1 else ("", False)
+    found["planner"] = fate(lambda: distributed.SharedPlanner(FailingPlanner())(TensorDict({}, [3])))
+    found["restore"] = fate(lambda: restore_apart(Path(folder), rank))[0]
+
     torch.manual_seed(0)
     x = (torch.randn(1000, 3) + 4).bfloat16()
     whole, apart = nn.BatchNorm1d(3), distributed.synchronise_batch_norm(nn.BatchNorm1d(3))

@@ -9,6 +9,8 @@ import ranks
 import torch
 import train_rank
 
+from xtra_rl import distributed
+
 HERE = Path(__file__).parent
 VECTOR = {
     "latent": "vector",
@@ -35,6 +37,28 @@ def test_what_fails_on_the_main_rank_fails_on_all(found):
     assert [one["refused"] for one in found] == ["ValueError: no such thing"] * 2
     assert found[0]["unpicklable"] == "Local: of this process"
     assert found[1]["unpicklable"] == "RuntimeError: rank 0 failed with Local: of this process"
+
+
+def test_an_error_is_printed_by_the_rank_that_had_it(found):
+    assert [one["of the main rank"] for one in found] == [("no such thing", False), ("no such thing", True)]
+    assert found[1]["of the second rank"] == ("no such thing", False)
+    assert [one["planner"] for one in found] == [("not finite", False), ("not finite", True)]
+
+
+def test_ranks_that_see_different_checkpoints_do_not_go_on(found):
+    for one in found:
+        assert "the ranks found different checkpoints" in one["restore"]
+        assert "(400, 300)" in one["restore"]
+        assert "every process must see the same" in one["restore"]
+
+
+def test_before_they_join_only_the_first_rank_prints(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        told.append(distributed.is_told_elsewhere(ValueError()))
+    assert told == [False, True]
 
 
 def test_rows_and_means_come_together(found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xtra_rl.envs import get_task
-from xtra_rl.recipes import build, checks
+from xtra_rl.recipes import build, checks, common
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -36,3 +36,10 @@ def test_settings_without_a_word_on_backgrounds_are_of_whole_frames(config):
     cfg.env.subtract_background = True
     with pytest.raises(ValueError, match="dataset 'old' is of frames with their background"):
         checks.check_background(cfg, {}, "dataset 'old'")
+
+
+def test_a_run_that_torchrun_starts_anew_goes_on_even_if_it_was_to_replace_another(config, monkeypatch):
+    cfg = config("xtra_finetune", "scale=smoke", "resume=restart")
+    assert common.how_to_resume(cfg) == "restart"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert common.how_to_resume(cfg) == "auto"

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from xtra_rl.distributed.collectives import broadcast, is_main
+from xtra_rl.distributed.collectives import on_main
 
 
 class SharedPlanner:
@@ -27,12 +27,13 @@ class SharedPlanner:
     @torch.no_grad()
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write what the main rank's planner found for ``tensordict [N]``."""
-        found: dict[Any, Tensor] = {}
-        if is_main():
+
+        def plan() -> dict[Any, Tensor]:
             planned = self.planner(tensordict.clone(recurse=False))
             new = planned.exclude(*tensordict.keys(True, True)).keys(True, True)
-            found = {key: planned[key].cpu() for key in new}
-        for key, value in broadcast(found).items():
+            return {key: planned[key].cpu() for key in new}
+
+        for key, value in on_main(plan).items():
             tensordict.set(key, value.to(tensordict.device or "cpu"))
         return tensordict
 

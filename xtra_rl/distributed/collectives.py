@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,9 +21,13 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-#: The other ranks wait this long, for example while the main one evaluates; a rank that dies is noticed at once.
+#: The other ranks wait this long for the main one, for example while it evaluates; gloo notices at once if it dies.
 PATIENCE = timedelta(days=7)
+#: A GPU waits this long for gradients of the others: NCCL does not notice by itself that one of them is gone.
+NCCL_PATIENCE = timedelta(minutes=30)
 
+#: For what may take long; None where the group of all collectives is patient.
+_patient: dist.ProcessGroup | None = None
 
 _LOSS = re.compile(r"gloo|nccl|peer|connection|timed out", re.IGNORECASE)
 
@@ -42,6 +47,7 @@ def join(device: str = "cpu") -> bool:
     """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return dist.is_initialized()
+    global _patient
     backend = "gloo"
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -49,15 +55,27 @@ def join(device: str = "cpu") -> bool:
         alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
         torch.cuda.set_device(local % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if alone else "gloo"
+        if not alone and is_main_of_environment():
+            warnings.warn(
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes share {torch.cuda.device_count()} GPUs: gradients travel"
+                " through gloo, by way of the CPU; start as many processes as there are GPUs for NCCL",
+                stacklevel=2,
+            )
     with noticing_losses():
-        dist.init_process_group(backend, timeout=PATIENCE)
+        if backend == "gloo":
+            dist.init_process_group(backend, timeout=PATIENCE)
+        else:
+            dist.init_process_group(backend, timeout=NCCL_PATIENCE)
+            _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     return True
 
 
 def leave() -> None:
     """Take leave of the others, so that none of them thinks this process was lost."""
+    global _patient
     if dist.is_initialized():
         dist.destroy_process_group()
+        _patient = None
 
 
 def rank() -> int:
@@ -73,6 +91,18 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that reads, writes and talks."""
     return rank() == 0
+
+
+def is_main_of_environment() -> bool:
+    """Whether this process will be the main one, as ``torchrun`` says before :func:`join`."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def is_told_elsewhere(error: BaseException) -> bool:
+    """Whether the main rank prints this error as well: it was raised there, or before the ranks joined."""
+    if dist.is_initialized():
+        return not is_main() and getattr(error, "of_main_rank", False)
+    return not is_main_of_environment()
 
 
 @contextmanager
@@ -99,7 +129,7 @@ def broadcast(value: T) -> T:
         return value
     box = [value if is_main() else None]
     with noticing_losses():
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(box, src=0, group=_patient, device=torch.device("cpu"))
     return box[0]  # type: ignore[return-value]
 
 
@@ -127,6 +157,7 @@ def on_main(function: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     if not succeeded:
+        value.of_main_rank = True
         raise value
     return value
 
@@ -147,7 +178,7 @@ def any_rank(flag: bool) -> bool:
         return flag
     votes = torch.tensor([int(flag)])
     with noticing_losses():
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_patient)
     return bool(votes.item())
 
 

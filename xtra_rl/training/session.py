@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from xtra_rl.distributed import any_rank, broadcast, is_main
+from xtra_rl.distributed import any_rank, broadcast, gather, is_main
 from xtra_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from xtra_rl.training.interrupt import Stopped, deferred, immediate, stop_requested
 
@@ -129,10 +129,21 @@ class TrainingSession:
         return self._saved_at
 
     def restore(self) -> int:
-        """Load the newest good checkpoint; returns its position, 0 if there is none."""
+        """Load the newest good checkpoint; returns its position, 0 if there is none.
+
+        Raises:
+            ValueError: if no checkpoint is whole, or the ranks of a run found different ones.
+        """
         # Playing recorded actions again takes a while, and there is nothing to keep before it has ended.
         with immediate():
             found = load_checkpoint(self.folder, self.components)
+            positions = gather(torch.tensor([-1 if found is None else found.step])).tolist()
+        if len(set(positions)) > 1:
+            shown = ", ".join("none" if position < 0 else str(position) for position in positions)
+            raise ValueError(
+                f"the ranks found different checkpoints in {self.folder} ({shown}); every process must see the same"
+                " run directory and artifacts, on a file system that all machines share"
+            )
         self._saved_at, self._is_current = (found.step, True) if found is not None else (None, False)
         return found.step if found is not None else 0
 
