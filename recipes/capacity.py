@@ -27,6 +27,14 @@ from xtra_rl.studies.schedule import longest_chain, makespan
 _OWN = ("laptop", "laptop_mazes", "task_weights")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     arguments = argparse.ArgumentParser(
@@ -36,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("calibration", metavar="FILE", help="of recipes/calibrate.py")
     arguments.add_argument("--out", default="capacity", metavar="DIR", help="default: capacity")
-    arguments.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="default: 1 8 64")
-    arguments.add_argument("--seeds", type=int, default=5, help="of every run (default: 5)")
+    arguments.add_argument("--gpus", type=positive, nargs="+", default=[1, 8, 64], help="default: 1 8 64")
+    arguments.add_argument("--seeds", type=positive, default=5, help="of every run (default: 5)")
     # Tables first: figures take most of their runs from them.
     names = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
     names.sort(key=lambda name: not name.startswith("table"))

@@ -195,6 +195,15 @@ def without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kept(key, value) if key in _MACHINE else value for key, value in settings.items()}
 
 
+def unusual_computation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of processes and workers with which the same seed computes something else; empty by default."""
+    norm = settings.get("data_parallel", {}).get("batch_norm", "synchronised")
+    found = {"data_parallel.batch_norm": norm} if norm != "synchronised" else {}
+    workers = settings.get("workers", {})  # absent from runs of before there were any
+    keys = ("collection", "collect_ahead", "max_staleness")
+    return found | {f"workers.{key}": workers[key] for key in keys if workers.get(key)}
+
+
 def search_settings(cfg: DictConfig) -> dict[str, Any]:
     """What a search finds depends on these."""
     return without_machine(plain(cfg))["search"]

@@ -66,7 +66,7 @@ class Inputs:
     def _key(self, *sections: str, **more: Any) -> dict[str, Any]:
         names = (*SHARED_KEYS, *sections)
         settings = common.without_machine(common.plain(self.cfg))
-        return {name: settings[name] for name in names} | more
+        return {name: settings[name] for name in names} | common.unusual_computation(settings) | more
 
     def dataset(self, task: str) -> Path:
         """Offline data of a task."""

@@ -36,16 +36,14 @@ FREE_KEYS += (
     "data_parallel",
     "workers",
 )
-#: Of the workers: with these a run is another one.
-_STALENESS_KEYS = ("max_staleness", "collect_ahead")
 
 
 def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
     """Refuse to take a run of other settings, ``state`` says which, for this one."""
     there, here = (common.without_machine(each) for each in (run.read_config(), common.plain(cfg)))
     other = [key for key in here if key not in FREE_KEYS and there.get(key) != to_plain(here[key])]
-    older = there.get("workers", {})  # absent from runs of before there were any
-    other += [f"workers.{key}" for key in _STALENESS_KEYS if older.get(key, 0) != here["workers"][key]]
+    before, now = common.unusual_computation(there), common.unusual_computation(here)
+    other += [key for key in before | now if before.get(key) != now.get(key)]
     if other:
         raise ValueError(
             f"{run.path} holds {state} run of other settings ({', '.join(other)}); pass another run_dir,"

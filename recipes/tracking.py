@@ -42,7 +42,7 @@ def group_of(cfg: DictConfig, name: str) -> str:
     """The same for runs that differ in nothing but the seed and the machine: ``name`` and a hash of the rest."""
     settings = common.without_machine(common.plain(cfg))
     rest = {key: value for key, value in settings.items() if key not in (*FREE_KEYS, "seed")}
-    return f"{name}-{config_sha256(rest)[:6]}"
+    return f"{name}-{config_sha256(rest | common.unusual_computation(settings))[:6]}"
 
 
 def log_scores(

@@ -11,7 +11,7 @@ from torchrl.envs import EnvBase
 
 from xtra_rl import distributed
 from xtra_rl.data import TrajectoryReplayBuffer
-from xtra_rl.distributed.ray_cluster import connect
+from xtra_rl.distributed.ray_cluster import connect, require_room
 from xtra_rl.distributed.ray_collection import RayActor
 from xtra_rl.distributed.ray_reanalysis import RayReanalysis
 from xtra_rl.envs import TaskSpec, get_task, make_env
@@ -42,7 +42,8 @@ def check(cfg: DictConfig) -> None:
         raise ValueError("workers.* and torchrun do not go together; start one process, or pass no workers")
     if common.device_of(cfg).type == "cuda" and not settings.gpus:
         raise ValueError(
-            "workers.gpus is 0, but the device is a GPU; pass e.g. workers.gpus=0.25, or device=cpu"
+            "workers.gpus is 0, but the device is a GPU; pass the share of a GPU that each worker may have, at most"
+            f" {int(100 / (settings.reanalysis + settings.collection)) / 100} where there is one GPU, or device=cpu"
         )
 
 
@@ -51,6 +52,7 @@ def make_pool(cfg: DictConfig, kind: str, make: Any, *parts: Any, **settings: An
     connect(cfg.workers.address, num_cpus=cfg.workers.reanalysis + cfg.workers.collection)
     if kind in _POOLS:
         _POOLS.pop(kind).close()
+    require_room(cfg.workers.reanalysis + cfg.workers.collection, cfg.workers.gpus)
     options = {"num_gpus": cfg.workers.gpus}
     _POOLS[kind] = make(*parts, workers=cfg.workers[kind], options=options, **settings)
     return _POOLS[kind]

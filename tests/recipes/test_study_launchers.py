@@ -73,7 +73,9 @@ def test_a_run_that_fails_once_is_repeated_and_one_that_always_fails_is_listed(t
     assert set(found.values()) == {"finished"}
     logs = "".join(path.read_text() for path in (tmp_path / "runs" / "multirun").rglob("*_log.out"))
     # Two jobs write their logs side by side.
-    said = sorted((line for line in logs.splitlines() if line.startswith(("retried", "failed"))), reverse=True)
+    said = sorted(
+        (line for line in logs.splitlines() if line.startswith(("retried", "failed"))), reverse=True
+    )
     problem = "exit status 3: error: no licence for seed 1"
     assert said[0].startswith("retried   efficientzero assault seed 0: killed by SIGKILL: ")
     assert said[1:] == [f"failed    efficientzero assault seed 1: {problem}; then {problem}"]

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from pipeline_runs import ROOT, SHORT, command_line, fails
 from recipe_names import EXPERIMENTS
 
@@ -186,3 +188,13 @@ def test_shards_at_the_same_time_share_their_inputs(tmp_path):
         ]
         assert len(names) == {"datasets": 2, "teachers": 2, "students": 1}[kind]
     assert logs.count("building it at scale") == 5
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs"), [("joblib", 4), ("submitit_local", 4), ("submitit_slurm", 1), ("basic", 1)]
+)
+def test_parts_that_run_on_one_machine_share_its_cores(launcher, jobs, monkeypatch):
+    hydra = SimpleNamespace(runtime=SimpleNamespace(choices={"hydra/launcher": launcher}))
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    assert planning.jobs_beside("2/4") == jobs

@@ -17,4 +17,5 @@ def test_another_setting_is_another_group(config):
         group_of(config("xtra_finetune", "scale=smoke", *overrides), "alien")
         for overrides in ((), ("optim.lr=0.5",), ("cross_task=false",), ("target=assault",))
     }
-    assert len(groups) == 4
+    groups.add(group_of(config("xtra_finetune", "scale=smoke", "data_parallel.batch_norm=per_rank"), "alien"))
+    assert len(groups) == 5

@@ -47,8 +47,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Modul
         num_cpus: workers of one CPU each that a cluster started here has room for, whatever the machine has.
 
     Raises:
-        ValueError: if Ray is not installed.
-        ConnectionError: if there is no cluster at ``address``.
+        ValueError: if Ray is not installed, or there is no cluster at ``address``.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -60,13 +59,39 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Modul
         options = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
-    ray.init(**options, log_to_driver=False, logging_level="error")
+    try:
+        ray.init(**options, log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        raise ValueError(
+            f"there is no Ray cluster at {address!r} ({error}); start one with `ray start --head`, or leave the address"
+            " out to have one on this machine"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in before.items():
             # Where nobody did, Ray's handler may stay: it ends what it started.
             if callable(handler):
                 signal.signal(number, handler)
     return ray
+
+
+def require_room(workers: int, num_gpus: float = 0.0) -> None:
+    """Refuse more workers of one CPU each than a cluster can ever hold: Ray would wait for ever, and in silence.
+
+    Args:
+        workers: of the whole run.
+        num_gpus: share of a GPU that each takes.
+
+    Raises:
+        ValueError: naming what is wanted and what there is.
+    """
+    there = require_connection().cluster_resources()
+    for kind, wanted in (("CPU", float(workers)), ("GPU", workers * num_gpus)):
+        if wanted > there.get(kind, 0.0) + 1e-6:
+            share = ", or give each a smaller share (workers.gpus)" if kind == "GPU" else ""
+            raise ValueError(
+                f"{workers} workers want {wanted:g} {kind}s of the Ray cluster, which has {there.get(kind, 0.0):g};"
+                f" start fewer{share}"
+            )
 
 
 def require_connection() -> ModuleType:
