@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm.auto import tqdm
 
@@ -202,6 +203,12 @@ def unusual_computation(settings: Mapping[str, Any]) -> dict[str, Any]:
     workers = settings.get("workers", {})  # absent from runs of before there were any
     keys = ("collection", "collect_ahead", "max_staleness")
     return found | {f"workers.{key}": workers[key] for key in keys if workers.get(key)}
+
+
+def jobs_beside(count: int) -> int:
+    """How many of so many parts Hydra runs on this machine at once: all, with a launcher that starts processes here."""
+    launcher = HydraConfig.get().runtime.choices.get("hydra/launcher") if HydraConfig.initialized() else None
+    return count if launcher in ("joblib", "submitit_local") else 1
 
 
 def search_settings(cfg: DictConfig) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def make_jobs(
 ) -> list[Job]:  # fmt: skip
     """A job for each input that is missing and for each run that is not finished."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = cfg.threads or max(1, cores // (cfg.parallel * planning.jobs_beside(cfg.shard)))
+    beside = common.jobs_beside(planning.parse_shard(cfg.shard)[1])
+    threads = cfg.threads or max(1, cores // (cfg.parallel * beside))
     places = [f"artifacts={cfg.artifacts}", f"device={cfg.device}", f"threads={threads}"]
 
     def command(recipe: str, overrides: Sequence[str], *more: str) -> tuple[str, ...]:

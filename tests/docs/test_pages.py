@@ -57,6 +57,8 @@ def commands(page):
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_of_a_page_compose(page, config):
     for words in commands(page):
+        if words[0] == "torchrun":
+            words = ["python", *words[next(i for i, word in enumerate(words) if word.endswith(".py")) :]]
         if words[0] != "python" or words[1:2] == ["-m"]:
             continue
         script, arguments = Path(words[1]), words[2:]
@@ -68,7 +70,9 @@ def test_commands_of_a_page_compose(page, config):
             importlib.import_module(f"xtra_rl.recipes.{recipe}").parser().parse_args(arguments)
             continue
         check_overrides(recipe, arguments)
-        overrides = [word for word in arguments if "=" in word and not word.startswith(("--", "hydra/"))]
+        overrides = [
+            word for word in arguments if "=" in word and not word.startswith(("--", "hydra/", "hydra."))
+        ]
         if "-m" in arguments:  # One of the values that it sweeps over.
             overrides = [word.partition(",")[0] for word in overrides]
         config(recipe, *[word for word in overrides if word != "scale=..."])

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from pipeline_runs import ROOT, SHORT, command_line, fails
 from recipe_names import EXPERIMENTS
 
+from xtra_rl.recipes import common
 from xtra_rl.recipes.study import plan, shared_inputs, study
 from xtra_rl.studies import planning, read_study
 from xtra_rl.studies.jobs import last_line
@@ -197,4 +198,4 @@ def test_parts_that_run_on_one_machine_share_its_cores(launcher, jobs, monkeypat
     hydra = SimpleNamespace(runtime=SimpleNamespace(choices={"hydra/launcher": launcher}))
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    assert planning.jobs_beside("2/4") == jobs
+    assert common.jobs_beside(4) == jobs

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from xtra_rl.studies.plan import PlannedRun, Study, System
 
 _SYSTEM_KEYS = ("of", "label", "recipe", "overrides", "published", "doubled")
@@ -203,14 +201,6 @@ def shard_of(runs: Sequence[PlannedRun], shard: str) -> list[PlannedRun]:
     """
     number, count = parse_shard(shard)
     return list(runs[number - 1 :: count])
-
-
-def jobs_beside(shard: str) -> int:
-    """How many parts Hydra runs on this machine at once: all, with a launcher that starts processes here."""
-    if not HydraConfig.initialized():
-        return 1
-    launcher = HydraConfig.get().runtime.choices.get("hydra/launcher")
-    return parse_shard(shard)[1] if launcher in ("joblib", "submitit_local") else 1
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
