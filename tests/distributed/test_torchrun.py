@@ -17,12 +17,13 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = ("scale=smoke", "finetune.env_steps=200", "eval.every=100", "checkpoint.every=0.5s", "log_every=1")
 
 
-def start(folder: Path, *arguments: str, ranks: int = 2, recipe: str = "xtra_finetune") -> subprocess.Popen:
+def start(
+    folder: Path, *arguments: str, ranks: int = 2, recipe: str = "xtra_finetune", restarts: int = 0
+) -> subprocess.Popen:
     """A recipe under torchrun, or plainly where there is one rank; writes ``log.txt`` in ``folder``."""
     folder.mkdir(exist_ok=True, parents=True)
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--max-restarts={restarts}"]
+    launcher = [*torchrun, f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, str(ROOT / "recipes" / f"{recipe}.py"), *arguments]
     with open(folder / "log.txt", "a") as log:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
@@ -49,6 +50,16 @@ def pid_of_rank(launcher: int, rank: int) -> int:
         if parent == launcher and f"RANK={rank}".encode() in environment:
             return int(folder.name)
     raise AssertionError(f"no rank {rank} below {launcher}")
+
+
+def kill_in_training(process: subprocess.Popen, folder: Path, *, rank: int) -> None:
+    """Kill a rank once there are two checkpoints."""
+    deadline = time.time() + 600
+    while len(list((folder / "run" / "checkpoints").glob("step_*/manifest.json"))) < 2:
+        assert process.poll() is None, (folder / "log.txt").read_text()[-4000:]
+        assert time.time() < deadline
+        time.sleep(0.1)
+    os.kill(pid_of_rank(process.pid, rank), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +97,30 @@ def test_two_ranks_make_the_run_of_one_process(one_process, tmp_path):
 def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(one_process, tmp_path):
     arguments = (*SETTINGS, f"artifacts={one_process / 'artifacts'}", "run_dir=run")
     process = start(tmp_path, *arguments)
-    deadline = time.time() + 600
-    while len(list((tmp_path / "run" / "checkpoints").glob("step_*/manifest.json"))) < 2:
-        assert process.poll() is None, (tmp_path / "log.txt").read_text()[-4000:]
-        assert time.time() < deadline
-        time.sleep(0.1)
-    os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
+    kill_in_training(process, tmp_path, rank=1)
     assert process.wait(timeout=120) != 0
     log = (tmp_path / "log.txt").read_text()
     assert "error: rank 0 of 2 lost another process of this run" in log
-    assert "The same command goes on from its last checkpoint" in log
+    assert "the same command goes on from its last checkpoint" in log
     assert not (tmp_path / "run" / "summary.json").exists()
     (tmp_path / "log.txt").unlink()
 
     finish(start(tmp_path, *arguments, ranks=1), tmp_path)
     assert list(metrics(tmp_path / "run")) == list(metrics(one_process / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank's process in /proc")
+def test_torchrun_lets_a_run_that_lost_its_main_process_go_on(one_process, tmp_path):
+    """Also where the first start was to replace a run: the second one must not."""
+    arguments = (*SETTINGS, f"artifacts={one_process / 'artifacts'}", "run_dir=run", "resume=restart")
+    process = start(tmp_path, *arguments, restarts=1)
+    kill_in_training(process, tmp_path, rank=0)
+    finish(process, tmp_path)
+    assert list(metrics(tmp_path / "run")) == list(metrics(one_process / "run"))
+    continued = json.loads((tmp_path / "run" / "manifest.json").read_text())["continued"]
+    assert len(continued) == 1
 
 
 @pytest.mark.slow

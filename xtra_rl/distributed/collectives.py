@@ -62,10 +62,15 @@ def join(device: str = "cpu") -> bool:
                 stacklevel=2,
             )
     with noticing_losses():
-        if backend == "gloo":
-            dist.init_process_group(backend, timeout=PATIENCE)
-        else:
-            dist.init_process_group(backend, timeout=NCCL_PATIENCE)
+        store, rank, size = next(dist.rendezvous("env://"))
+        if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+            # torchrun gives processes that it starts anew the store of the first ones, with the addresses of the dead:
+            # github.com/pytorch/pytorch/issues/135712. Of several agents each counts its own restarts.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt {attempt}", store)
+        options: dict[str, Any] = {"store": store, "rank": rank, "world_size": size}
+        dist.init_process_group(backend, timeout=PATIENCE if backend == "gloo" else NCCL_PATIENCE, **options)
+        if backend != "gloo":
             _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     return True
 
