@@ -35,12 +35,15 @@ def thorough(request) -> bool:
     return request.config.getoption("--thorough")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none."""
+    """Without a GPU: skip what needs one, and call slow what Triton's interpreter makes slow."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            if item.get_closest_marker("interpreted"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ for batch in (1, 3, 200):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_search_leaves_the_number_of_threads_alone(threads):
     subprocess.run([sys.executable, "-c", CODE.format(threads=threads)], check=True, timeout=300)

@@ -12,6 +12,7 @@ import torch
 from xtra_rl.data import TrajectoryDataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["collect", "annotate"])
 def test_ten_kills_lose_and_double_nothing(tmp_path, kind):
     program = Path(__file__).with_name("kill_run.py")

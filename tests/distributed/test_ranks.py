@@ -109,6 +109,7 @@ def check_curves(steps: int, tolerance: float, **options) -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surgery", [False, True])
 def test_two_ranks_take_the_steps_of_one_process(surgery):
     """Batches of 9, 4 and 3 windows do not divide by two; priorities, shifts and a search draw at random."""
@@ -120,6 +121,7 @@ def test_two_ranks_give_the_loss_curve_of_one_process_over_200_steps():
     check_curves(200, 1e-5, **VECTOR)
 
 
+@pytest.mark.slow
 def test_ranks_with_statistics_of_their_own_stay_equal():
     one, two = ranks.results_of_ranks(HERE / "train_rank.py", "4", "{'synchronised': False}")
     assert one["rows"] == two["rows"]

@@ -29,6 +29,7 @@ def run_blocks(page, *, slow):
         exec(compile(block.text, f"{page}, block {number}", "exec"), namespace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_PYTHON)
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

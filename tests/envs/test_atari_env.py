@@ -153,6 +153,7 @@ def test_cap_truncates_and_never_terminates():
     assert ends == [10, 20]
 
 
+@pytest.mark.slow
 def test_a_game_that_ends_at_the_cap_is_terminated_only():
     def first_end(max_frames: int) -> tuple[int, bool, bool]:
         env = make_atari_env("breakout", noop_max=0, max_frames=max_frames, **SMALL)

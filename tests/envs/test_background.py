@@ -28,6 +28,7 @@ def test_differences_by_hand():
     assert torch.equal(SubtractBackground(background).subtract(frame), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", ["alien", "demon_attack"])
 def test_most_of_a_frame_is_background_and_the_screen_stays(game):
     env = make_env(game, 2, **SMALL, subtract_background=True)
@@ -51,6 +52,7 @@ def test_the_game_itself_is_the_same():
     other.close()
 
 
+@pytest.mark.slow
 def test_the_background_is_the_same_whenever_it_is_measured():
     def measured():
         env = make_env("phoenix", 4, **SMALL, frame_stack=1, num_threads=1)

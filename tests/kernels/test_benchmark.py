@@ -78,6 +78,7 @@ def test_the_memory_of_a_search_is_what_the_formula_says(tmp_path, capsys):
     assert "memory, B=512" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_memory_that_the_formula_does_not_explain_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "growth_alone", lambda *_: 2**29)
     with pytest.raises(RuntimeError, match="that is not what it should be"):

@@ -155,6 +155,7 @@ def compare(rule: str, settings: dict, device: torch.device) -> None:
 SOME = [pytest.param(name, marks=[] if i % 6 == 0 else pytest.mark.slow) for i, name in enumerate(MUTATIONS)]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", SOME)
 def test_a_planted_bug_is_caught(name, plant, device):
     old, new, (rule, settings) = MUTATIONS[name]
@@ -165,6 +166,7 @@ def test_a_planted_bug_is_caught(name, plant, device):
         compare(rule, settings, device)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("rule", "settings"),
     [(rule, settings) for rule in ("puct_tree", "puct_siblings", "gumbel") for settings in (DEEP, TIED)],

@@ -32,9 +32,18 @@ ODD_SIZES = [
     Problem("gumbel", batch=3, actions=3, simulations=14, horizon=2),
 ]
 TIED = [Problem(rule, 3, 5, 14, random_ties=True, seed=3, masked=True) for rule in RULES]
+# Small ones always, all of them where there is a GPU or time.
+SIZES = [
+    pytest.param(
+        problem,
+        marks=[pytest.mark.interpreted] if problem.batch * problem.simulations > 50 else [],
+        id=str(problem),
+    )
+    for problem in ODD_SIZES
+] + [pytest.param(problem, marks=pytest.mark.interpreted, id=str(problem)) for problem in TIED]
 
 
-@pytest.mark.parametrize("problem", ODD_SIZES + TIED, ids=str)
+@pytest.mark.parametrize("problem", SIZES)
 def test_trees_equal_the_reference(problem, device):
     assert_same_trees(problem.run("triton", device), problem.run("reference"))
 
@@ -66,6 +75,7 @@ def paths(tree, row):
     return found
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("horizon", [None, 2])
 def test_every_pick_is_the_best_by_the_oracle(rule, horizon, device):
@@ -95,6 +105,7 @@ def test_every_pick_is_the_best_by_the_oracle(rule, horizon, device):
     assert exact / picks > 0.98
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("trees_per_program", [1, 2])
 def test_trees_do_not_depend_on_how_many_share_a_program(rule, trees_per_program, device, monkeypatch):

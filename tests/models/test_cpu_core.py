@@ -267,6 +267,7 @@ def test_tanh_and_sigmoid_are_exact_to_float32(found, expected):
     assert math.isnan(found(np.float32(math.nan)))
 
 
+@pytest.mark.slow
 def test_numba_is_imported_only_when_a_batch_comes():
     code = "import sys, xtra_rl.models.inference; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -214,6 +214,7 @@ def test_a_part_of_an_unknown_type_runs_as_it_is_and_follows(caplog, monkeypatch
     assert_agree(engine, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{}, {"value_prefix": False}], ids=["value prefix", "plain rewards"])
 @pytest.mark.parametrize("batch", [1, 9])
 def test_a_nan_in_any_weight_is_seen_wherever_the_world_model_shows_it(overrides, batch):
@@ -363,6 +364,7 @@ def child(planner, observation, answers, go):
         answers.put(planner.search(observation, noise=False).root_value.tolist())
 
 
+@pytest.mark.slow
 def test_processes_search_in_memory_of_their_own_and_see_new_weights():
     model = disturbed(value_prefix=False).share_memory()
     planner = GumbelMCTSPlanner(InferenceModel(model, external_reset=True), num_simulations=8)

@@ -185,6 +185,7 @@ def test_keys_can_be_renamed_and_nested():
     assert ("replay", "priority") in data.keys(True)
 
 
+@pytest.mark.slow
 def test_overfitted_batch_loses_its_losses():
     torch.manual_seed(0)
     loss, data = MuZeroLoss(make_world_model(**SIZES)), batch(8)

@@ -37,6 +37,7 @@ def run_of(config, folder):
     return make
 
 
+@pytest.mark.slow
 def test_run_from_nothing_is_complete_and_not_overwritten(run_of, config, capsys):
     path = run_of("first")
     out = capsys.readouterr().out
@@ -87,6 +88,7 @@ def _distance(one, two, component):
     return sum(float((a - b).detach().abs().sum()) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_from_scratch_needs_the_target_s_data_alone_and_repeats_itself(run_of, capsys):
     runs = [run_of(name, "behaviour_cloning.pretrain=false") for name in ("scratch", "again")]
     out = capsys.readouterr().out
@@ -143,6 +145,7 @@ def test_every_scale_trains_both_stages(config, scale):
     assert min(settings.train_steps, settings.finetune_steps, settings.evaluations) >= 1
 
 
+@pytest.mark.slow
 def test_help_names_the_keys():
     command = [sys.executable, str(ROOT / "recipes" / "behaviour_cloning.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ))

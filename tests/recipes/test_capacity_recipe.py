@@ -18,6 +18,7 @@ from xtra_rl.studies.costs import Work
 from xtra_rl.studies.schedule import longest_chain
 
 
+@pytest.mark.slow
 def test_runs_and_inputs_that_experiments_share_are_counted_once():
     cases = read_cases(calibration())
     jobs = jobs_of(["figure6a", "figure6b"], "smoke", 2, cases, 100.0)
@@ -64,6 +65,7 @@ def test_a_doubled_batch_takes_longer_by_its_samples():
     assert 0.0045 * batch * steps <= more <= (0.0045 + case.parts["encode"].per_sample) * batch * steps
 
 
+@pytest.mark.slow
 def test_a_plan_is_written_with_its_picture(tmp_path, capsys):
     write_json(tmp_path / "sample.json", calibration())
     arguments = [str(tmp_path / "sample.json"), "--out", str(tmp_path / "plan")]

@@ -109,6 +109,7 @@ def test_every_recipe_says_what_it_does_and_how_it_is_called(recipe):
     assert f"python recipes/{recipe}.py" in text
 
 
+@pytest.mark.slow
 def test_a_recipe_shows_its_docstring_and_its_keys_on_help():
     shown = run("recipes/evaluate.py", "--help")
     assert shown.returncode == 0, shown.stderr
@@ -124,6 +125,7 @@ def test_a_recipe_ends_with_one_sentence_on_a_misspelt_key():
     assert ended.stderr == "error: serach.num_simulations=3: unknown key serach; did you mean search?\n"
 
 
+@pytest.mark.slow
 def test_an_override_beside_a_flag_is_understood():
     shown = run("recipes/xtra_finetune.py", "seed=3", "--cfg", "job")
     assert shown.returncode == 0, shown.stderr

@@ -13,6 +13,7 @@ from xtra_rl.recipes import build, common
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes_at_every_scale_with_no_key_of_its_own_making(config, recipe, scale):

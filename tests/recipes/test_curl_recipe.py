@@ -69,6 +69,7 @@ def finish(cfg):
     return pytest.fail("never finished")
 
 
+@pytest.mark.slow
 def test_run_from_scratch_is_complete_and_not_overwritten(settings, capsys):
     path = curl(settings("scratch"))
     out = capsys.readouterr().out
@@ -198,6 +199,7 @@ def test_network_and_learner_of_every_scale_build(config, scale):
     assert cfg.finetune.replay_ratio == 1.0
 
 
+@pytest.mark.slow
 def test_help_names_the_keys():
     command = [sys.executable, str(ROOT / "recipes" / "curl.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ))

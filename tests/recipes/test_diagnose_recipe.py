@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import pytest
 from pipeline_runs import fails
 
 from xtra_rl.recipes import build, build_curl
@@ -13,6 +14,7 @@ from xtra_rl.recipes.diagnose import diagnose
 SMALL = ("diagnose.episodes=2", "diagnose.positions=70", "diagnose.unroll_steps=3", "diagnose.horizon=5")
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_examined_on_games_it_plays(first_run, reuse, capsys):
     run = diagnose(reuse(*SMALL, recipe="diagnose"), first_run.run / "model")
     out = capsys.readouterr().out

@@ -215,6 +215,7 @@ def mypy(path: Path | str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_type_checker_passes_on_the_examples():
     pytest.importorskip("mypy")
     done = mypy("recipes/examples")

@@ -27,6 +27,7 @@ def planned(config):
     return lambda name, *overrides: plan(config("study", f"experiment={name}", *overrides), [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_setting_of_every_system_exists_at_the_paper_s_scale(planned, config, name):
     """Hydra refuses a key or a group that the recipe has not."""
@@ -53,6 +54,7 @@ def test_where_efficientzero_and_its_large_sister_are_one_network_they_are_run_o
     assert elsewhere["efficientzero_l"] == "../table1-smoke/runs/efficientzero/phoenix-s0"
 
 
+@pytest.mark.slow
 def test_published_settings_of_the_systems(planned, config):
     studies = {}
 

@@ -75,6 +75,7 @@ def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_0(interrupted, settings, whole, capsys):
     start = time.monotonic()
     assert rows(xtra_finetune(settings())) == whole
@@ -82,6 +83,7 @@ def test_sigterm_saves_and_exits_0(interrupted, settings, whole, capsys):
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     ["torn", *(pytest.param(f, marks=pytest.mark.slow) for f in ("flipped", "no state", "no manifest"))],
@@ -111,6 +113,7 @@ def test_damage_to_all_checkpoints_is_a_sentence(interrupted, settings):
     assert "resume=restart" in message
 
 
+@pytest.mark.slow
 def test_code_in_a_checkpoint_is_not_run(interrupted, settings, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -217,6 +220,7 @@ def test_a_dying_video_writer_stops_nothing(settings, whole, monkeypatch):
     assert rows(run.path) == whole
 
 
+@pytest.mark.slow
 def test_sigkill_costs_the_steps_since_the_last_checkpoint(settings, whole, tmp_path):
     command = [
         sys.executable,

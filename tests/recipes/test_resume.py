@@ -61,6 +61,7 @@ def rows(run):
 PREFETCH = pytest.param(("threads=1", "prefetch=true"), marks=pytest.mark.slow, id="prefetch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [pytest.param((), id="plain"), PREFETCH])
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(first_run, reuse, cut, flags, tmp_path):
     """In the first step, before training, in a window of task weights, at an evaluation and in the last steps."""

@@ -100,6 +100,7 @@ def test_nothing_is_written_outside_runs_and_artifacts(first_run):
     assert {path.name for path in first_run.folder.iterdir()} == {"runs", "artifacts"}
 
 
+@pytest.mark.slow
 def test_same_seed_gives_identical_metrics_from_nothing(first_run, config, tmp_path):
     """The second pipeline builds its own datasets, teachers and student, in another process."""
     places = (f"artifacts={tmp_path / 'artifacts'}", f"run_dir={tmp_path / 'again'}")
@@ -107,6 +108,7 @@ def test_same_seed_gives_identical_metrics_from_nothing(first_run, config, tmp_p
     assert (again / "metrics.csv").read_bytes() == (first_run.run / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_metrics(config, tmp_path):
     runs = []
     for seed in (0, 1):
@@ -140,6 +142,7 @@ def test_runs_of_another_seed_share_the_pretraining(reuse, capsys):
     assert "building" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -245,6 +248,7 @@ def test_an_annotation_by_another_search_is_stale(first_run, reuse, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
     done = command_line(tmp_path, "scale=smoke", "target=asault")
     assert done.returncode != 0

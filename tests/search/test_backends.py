@@ -78,6 +78,7 @@ def test_the_searches_of_this_file_are_not_all_alike():
         assert len({str(options[key]) for _, _, options, _ in drawn}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("search", [puct_search, gumbel_search])
 def test_trees_do_not_depend_on_the_number_of_threads(search, threads):

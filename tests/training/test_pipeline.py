@@ -102,6 +102,7 @@ def test_a_build_that_was_killed_is_not_taken_for_a_finished_one(tmp_path, said)
     assert sorted(p.name for p in path.iterdir()) == ["artifact.json", "data"]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_build_the_same_artifact_twice(tmp_path, said):
     code = f"""
         import time
