@@ -23,6 +23,7 @@ from xtra_rl.envs import get_task, task_set
 from xtra_rl.models import COMPONENTS
 from xtra_rl.recipes.choices import check_choices
 from xtra_rl.recipes.overrides import check_overrides
+from xtra_rl.recipes.plugins import load_plugins
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
 from xtra_rl.training.loop import Iteration
@@ -70,6 +71,7 @@ def friendly(
     @wraps(recipe)
     def wrapper(cfg: DictConfig) -> Any:
         try:
+            load_plugins(cfg.plugins)
             prepare_process(cfg, data_parallel=data_parallel)
             with stop_signals():
                 result = recipe(cfg)

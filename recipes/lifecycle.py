@@ -24,7 +24,7 @@ from xtra_rl.training.session import Stateful, TrainingSession, parse_duration
 from xtra_rl.training.stopwatch import Stopwatch
 
 #: Where a run lives and when it stops, not what it computes.
-FREE_KEYS = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
+FREE_KEYS = ("run_dir", "artifacts", "plugins", "resume", "logger", "wandb_mode", "wandb_project")
 FREE_KEYS += (
     "budget",
     "early_stop",
