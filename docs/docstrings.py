@@ -40,9 +40,11 @@ class Docstrings(griffe.Extension):
 
 
 def link(name: str, item: griffe.Object, *, short: bool) -> str:
-    """A link to ``name`` where the site documents it, else the name."""
+    """A link to ``name``; a name of this package must be on the site, or ``mkdocs build --strict`` fails."""
     shown = name.rpartition(".")[2] if short else name
-    return f'<autoref optional identifier="{path_of(name, item)}"><code>{shown}</code></autoref>'
+    path = path_of(name, item)
+    optional = "" if path.startswith("xtra_rl.") else " optional"
+    return f'<autoref{optional} identifier="{path}"><code>{shown}</code></autoref>'
 
 
 def path_of(name: str, item: griffe.Object) -> str:

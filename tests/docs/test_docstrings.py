@@ -20,6 +20,7 @@ import xtra_rl
 #: Codes of pydoclint: broken section, arguments that are not those of the signature, errors that are not documented.
 BROKEN, ARGUMENTS, RAISES = {"DOC001"}, {"DOC101", "DOC102", "DOC103"}, {"DOC501"}
 SHAPE = re.compile(r"``[^`]*\[[^\]]*\][^`]*``")
+MODULES = xtra_rl.PUBLIC_MODULES
 #: The shapes are said there.
 REFERS = re.compile(r"\b(?:as|see|like|restore|invert)\b[^.]*(?::\w+:`|there)", re.I)
 SOURCE = re.compile(r"README|arXiv|et al\.|section \d|appendix|equation|eq\. |Table \d|algorithm \d", re.I)
@@ -48,7 +49,7 @@ def documented(value):
     return inspect.cleandoc(value.__doc__ or "")
 
 
-@pytest.mark.parametrize("module", xtra_rl.PUBLIC_MODULES)
+@pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_there_and_in_the_reference(module):
     loaded = importlib.import_module(module)
     assert loaded.__doc__
@@ -106,39 +107,58 @@ def test_documented_arguments_say_their_unit():
     assert not missing, "\n".join(map(str, missing))
 
 
-def test_roles_lead_to_names_that_exist():
+def test_roles_lead_to_names_that_a_reader_can_look_up():
+    """Names of the reference, or of other libraries: a link to a private name would be a dead end."""
+    documented_ones = [*public_callables(), *((path, importlib.import_module(path)) for path in MODULES)]
     broken = []
-    for path, value in public_callables():
+    for path, value in documented_ones:
         for name in ROLE.findall(value.__doc__ or ""):
-            if not _resolves(name, path, value):
-                broken.append(f"{path}: {name}")
+            found = _find(name, value)
+            if found is None or not _is_public(*found):
+                broken.append(f"{path}: {name} {'is private' if found else 'does not exist'}")
     assert not broken, "\n".join(map(str, broken))
 
 
-def _resolves(name, path, value):
-    """Whether a docstring's name is one of its class, of its module, or a full path."""
-    scopes = [sys.modules[value.__module__]]
-    owner = value.__qualname__.rpartition(".")[0] if inspect.isfunction(value) else value.__qualname__
-    if owner:
-        scopes.append(getattr(scopes[0], owner, None))
-    return any(_reaches(scope, name) for scope in scopes) or _is_path(name)
-
-
-def _reaches(scope, name):
-    for part in name.split("."):
-        scope = getattr(scope, part, None)
-    return scope is not None
-
-
-def _is_path(name):
+def _find(name, value):
+    """Owner and object of a docstring's name: one of its class, of its module, or a full path."""
+    if inspect.ismodule(value):
+        scopes = [value]
+    else:
+        scopes = [sys.modules[value.__module__]]
+        owner = value.__qualname__.rpartition(".")[0] if inspect.isfunction(value) else value.__qualname__
+        if owner:
+            scopes.append(getattr(scopes[0], owner, None))
+    for scope in scopes:
+        if found := _reach(scope, name.split(".")):
+            return found
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            scope = importlib.import_module(".".join(parts[:length]))
+            module = importlib.import_module(".".join(parts[:length]))
         except ImportError:
             continue
-        return length == len(parts) or _reaches(scope, ".".join(parts[length:]))
-    return False
+        return _reach(module, parts[length:])
+    return None
+
+
+def _reach(scope, names):
+    owner = None
+    for name in names:
+        owner, scope = scope, getattr(scope, name, None)
+    return None if scope is None else (owner, scope)
+
+
+def _is_public(owner, found):
+    ours = [value for _, value in public_objects()]
+    module = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", owner.__name__)
+    if not module.startswith("xtra_rl"):
+        return True
+    if inspect.ismodule(found):
+        return module in MODULES
+    if any(found is value or owner is value for value in ours):
+        return True
+    # A constant of a module that lists no names.
+    return not callable(found) and getattr(owner, "__name__", "") in MODULES and not hasattr(owner, "__all__")
 
 
 @cache

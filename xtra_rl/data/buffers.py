@@ -376,7 +376,10 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         load_buffer_state(self, state_dict)
 
     def dumps(self, path: str | Path) -> None:
-        """Save the buffer to a folder, see :func:`xtra_rl.data.snapshot.save_buffer`."""
+        """Save stored rows, priorities, ring heads and the generator's state to a folder, for :meth:`loads`.
+
+        Not atomic: write to a fresh folder and rename it where a crash must not cost the snapshot before.
+        """
         save_buffer(self, path)
 
     def loads(self, path: str | Path) -> None:

@@ -27,8 +27,8 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     weights :math:`(N P_i)^{-\beta}` over the largest of the batch, the largest priority seen so far (1 at the
     start) for new rows. When fewer than ``batch_size`` rows are active the draw is with replacement.
 
-    TorchRL's own sampler needs a compiled extension that fits one release of torch only. This one draws from a
-    :class:`~xtra_rl.data.masses.MassTable`. It subclasses ``PrioritizedSampler`` because
+    TorchRL's own sampler needs a compiled extension that fits one release of torch only. This one draws from a table
+    of sums in two levels. It subclasses ``PrioritizedSampler`` because
     ``TensorDictReplayBuffer.update_tensordict_priority`` silently does nothing for any other class.
 
     Args:

@@ -181,7 +181,7 @@ class TrajectoryWriter:
         """Add one whole episode.
 
         Args:
-            rows: ``[T + 1]`` arrays or tensors: ``pixels [C, H, W]`` uint8 (or :class:`CompressedFrames`),
+            rows: ``[T + 1]`` arrays or tensors: ``pixels [C, H, W]`` uint8 (or compressed frames, as an importer has),
                 ``action``, ``reward`` (raw), ``terminated``, ``truncated``, and extra columns, which the first
                 episode fixes. The last row is the final observation; its action and reward are ignored.
             checkpoint: number of the agent's checkpoint that played.

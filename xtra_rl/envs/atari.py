@@ -24,7 +24,7 @@ class AtariEnv(EnvBase):
 
     A thin TorchRL environment around ale-py's ``AtariVectorEnv``, which owns frame skip, max-pooling,
     resizing and the step cap. TorchRL's own ``GymWrapper`` is not used because no-op starts need a look at
-    each reset (see :meth:`_redraw_empty_starts`) and because it reports the lives of the *next* game at the
+    each reset (``_redraw_empty_starts``) and because it reports the lives of the *next* game at the
     end of a game.
 
     Root keys: ``pixels [N, C, H, W]`` uint8, ``lives [N]`` int32, ``action_mask [N, 18]`` bool. After a
@@ -254,7 +254,7 @@ def make_atari_env(
         seed: of all randomness; every copy gets its own stream.
         num_threads: emulator threads, 0 for one per core.
         subtract_background: frames are what differs from the game's still picture
-            (:class:`~xtra_rl.envs.background.SubtractBackground`); ``screen`` is then the frame as it was.
+            (:class:`~xtra_rl.envs.SubtractBackground`); ``screen`` is then the frame as it was.
 
     Raises:
         ValueError: if the task is unknown or not an Atari game, or a number is out of range.

@@ -2,7 +2,7 @@
 
 The numbers are in two files beside this one, with the source of each: ``published.csv`` holds a row for each cell
 (empty ``seed``: the paper's mean), ``published_aggregates.csv`` the aggregates as they are printed, which are never
-recomputed here. Random and human scores are those of the task table (:mod:`xtra_rl.envs.scores`; Badia et al. 2020,
+recomputed here. Random and human scores are those of the task table (:func:`~xtra_rl.envs.get_task`; Badia et al. 2020,
 arXiv:2003.13350).
 
 SimPLe, OTRainbow, DrQ, SPR, MuZero and CURL in tables 2 and 4 were not run by the paper's authors; the source names

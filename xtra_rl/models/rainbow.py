@@ -23,7 +23,8 @@ class RainbowNetwork(nn.Module):
     (arXiv 2004.04136). One head serves tasks of different action sets: the advantages are centred over the *legal*
     actions, so illegal outputs change nothing and the network is that of a task's own action set.
 
-    The noise of the linear layers is on under ``ExplorationType.RANDOM`` alone, and drawn by :func:`resample_noise`.
+    The noise of the linear layers is on under ``ExplorationType.RANDOM`` alone, and drawn by :class:`RainbowPolicy`
+    and :class:`~xtra_rl.objectives.CurlLoss` from their own generators.
 
     Args:
         image_size: height and width of a frame in pixels, at least 25; 84 as published.

@@ -19,7 +19,7 @@ BackendName = Literal["auto", "reference", "numba", "triton"]
 
 
 class Rule(Protocol):
-    """A way to score actions, such as :class:`~xtra_rl.search.puct.PuctRule`."""
+    """A way to score actions, such as :class:`~xtra_rl.search.PuctRule`."""
 
     def scores(self, tree: SearchTree, num_nodes: int) -> Tensor:
         """Scores of all actions of the first ``num_nodes`` nodes, ``[B, num_nodes, A]``."""

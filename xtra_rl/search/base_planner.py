@@ -7,7 +7,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -22,23 +22,7 @@ from xtra_rl.search.embeddings import PoolMemory
 from xtra_rl.search.memory import search_bytes
 from xtra_rl.search.noise import RootNoise
 from xtra_rl.search.ties import draw_tie_seeds
-from xtra_rl.search.types import Embedding, InitialOutput, RecurrentOutput, SearchResult
-
-
-class WorldModel(Protocol):
-    """What a planner needs of a world model; it only reads the two numbers."""
-
-    @property
-    def num_actions(self) -> int: ...
-
-    @property
-    def value_prefix_horizon(self) -> int | None: ...
-
-    def initial_inference(self, observation: Tensor) -> InitialOutput: ...
-
-    def recurrent_inference(
-        self, action: Tensor, embedding: Embedding
-    ) -> tuple[RecurrentOutput, Embedding]: ...
+from xtra_rl.search.types import InitialOutput, SearchModel, SearchResult
 
 
 class SearchPlanner(TensorDictModuleBase):
@@ -54,25 +38,30 @@ class SearchPlanner(TensorDictModuleBase):
     comes from one generator: save :meth:`rng_state` in checkpoints.
 
     Args:
-        world_model: see :class:`WorldModel`; a :class:`~xtra_rl.models.InferenceModel` searches fastest.
-        num_simulations: simulations of each search.
-        discount: of one env_step.
+        world_model: anything that has the methods of :class:`~xtra_rl.search.SearchModel`; a
+            :class:`~xtra_rl.models.InferenceModel` searches fastest.
+        num_simulations: simulations of each search, at least 1; each one calls the model once for all roots.
+        discount: of one env_step, in [0, 1].
         temperature: how much sampled actions stray; 0 = not at all; see the subclasses. A function of the training
             step makes a schedule, which :meth:`set_train_step` moves.
         max_roots: most roots to infer and search at once; None = all. Noise does not depend on it.
         max_bytes: bound on the memory of trees and latents (:func:`~xtra_rl.search.search_bytes`), kept by searching
             fewer roots at once, but at least one; None = no bound.
-        backend: of the search.
+        backend: of the tree operations: "reference", "numba", "triton", or "auto", the fastest of the device; see
+            :func:`~xtra_rl.search.puct_search`.
         cuda_graph: capture whole searches in CUDA graphs, for the backend "triton": see
             :class:`~xtra_rl.search.SearchGraphs` for what that asks of the model. Roots are added up to
-            :func:`padded_size`, so that few graphs serve all batches.
+            a power of two or a multiple of 256, so that few graphs serve all batches.
         seed: of the planner's own generator.
         generator: used instead of an own generator, for example to share one.
+
+    Raises:
+        ValueError: if a number is out of range or the backend is unknown.
     """
 
     def __init__(
         self,
-        world_model: WorldModel,
+        world_model: SearchModel,
         *,
         num_simulations: int,
         discount: float,

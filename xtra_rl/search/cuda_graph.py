@@ -64,7 +64,7 @@ class SearchGraphs:
         """Drop all graphs and their memory."""
         self._graphs.clear()
 
-    def grow(
+    def _grow(
         self,
         roots: Roots,
         prior: Tensor,

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from xtra_rl.search import checks
 from xtra_rl.search.backends import BackendName
-from xtra_rl.search.base_planner import SearchPlanner, WorldModel
+from xtra_rl.search.base_planner import SearchPlanner
 from xtra_rl.search.noise import dirichlet_noise, gumbel_noise
 from xtra_rl.search.puct import QNormalization
 from xtra_rl.search.search import gumbel_search, puct_search
-from xtra_rl.search.types import InitialOutput, SearchResult
+from xtra_rl.search.types import InitialOutput, SearchModel, SearchResult
 
 
 class MCTSPlanner(SearchPlanner):
@@ -24,19 +24,30 @@ class MCTSPlanner(SearchPlanner):
     MuZero (arXiv:1911.08265), appendices B and D, with EfficientZero's Atari settings.
 
     Args:
-        world_model: see :class:`SearchPlanner`, also for the options not listed here.
-        dirichlet_alpha: concentration of the noise over the legal actions.
-        exploration_fraction: its weight in the root prior.
-        temperature: T; with 0 the most visited action is taken.
-        pb_c_init: see :class:`~xtra_rl.search.puct.PuctRule`, also for the next three.
-        pb_c_base: see there.
-        q_normalization: see there.
-        value_delta_max: see there.
+        world_model: see :class:`~xtra_rl.search.SearchPlanner`, also for the options not listed here and for the keys.
+        temperature: T, at least 0; with 0 the most visited action is taken.
+        dirichlet_alpha: concentration of the noise over the legal actions, above 0.
+        exploration_fraction: its weight in the root prior, in [0, 1].
+        pb_c_init: c_1 of :class:`~xtra_rl.search.PuctRule`, the weight of the prior.
+        pb_c_base: c_2 there: visits from which on the prior weighs more.
+        q_normalization: which values bring Q to [0, 1]: "tree", those of the whole tree, or "siblings".
+        value_delta_max: smallest range of Q that "tree" stretches to [0, 1].
+
+    Raises:
+        ValueError: if a number is out of range or the backend is unknown.
+
+    Example:
+        >>> from xtra_rl.models import make_world_model
+        >>> model = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
+        >>> planner = MCTSPlanner(model, num_simulations=4, seed=1)
+        >>> result = planner.search(torch.zeros(2, 4, 36, 36), noise=True)
+        >>> result.visit_counts.sum(-1), result.root_value.shape
+        (tensor([4, 4]), torch.Size([2]))
     """
 
     def __init__(
         self,
-        world_model: WorldModel,
+        world_model: SearchModel,
         *,
         num_simulations: int = 50,
         discount: float = 0.988054,
@@ -100,19 +111,23 @@ class GumbelMCTSPlanner(SearchPlanner):
     Danihelka et al., "Policy improvement by planning with Gumbel", ICLR 2022.
 
     Args:
-        world_model: see :class:`SearchPlanner`, also for the options not listed here.
+        world_model: see :class:`~xtra_rl.search.SearchPlanner`, also for the options not listed here and for the keys.
         temperature: factor of the Gumbel noise in collection and reanalysis; 1 in the paper, 0 = no noise.
-        max_num_considered_actions: see :func:`~xtra_rl.search.gumbel_search`, also for the next three.
-        value_scale: see there.
-        maxvisit_init: see there.
-        rescale_floor: see there.
+        max_num_considered_actions: root actions that sequential halving starts with, m, at least 1.
+        value_scale: c_scale of the transform of Q values.
+        maxvisit_init: c_visit of that transform.
+        rescale_floor: smallest range of a node's Q values that is stretched to [0, 1]; see
+            :func:`~xtra_rl.search.gumbel_search`.
         root_logit_scale: factor of the root's logits. Below 1 it keeps a policy that is trained on its own
             search results again and again from collapsing.
+
+    Raises:
+        ValueError: if a number is out of range or the backend is unknown.
     """
 
     def __init__(
         self,
-        world_model: WorldModel,
+        world_model: SearchModel,
         *,
         num_simulations: int = 16,
         max_num_considered_actions: int = 16,

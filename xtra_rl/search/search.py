@@ -60,10 +60,11 @@ def puct_search(
         invalid_actions: ``[B, A]`` bool, True = illegal at the root; below the root all actions are legal.
         root_noise: ``[B, A]`` Dirichlet draws over the legal actions, mixed into the root prior.
         exploration_fraction: weight of ``root_noise``.
-        pb_c_init: see :class:`~xtra_rl.search.puct.PuctRule`, also for the next three.
-        pb_c_base: see there.
-        q_normalization: "tree" (MuZero, EfficientZero) or "siblings" (mctx).
-        value_delta_max: only for "tree".
+        pb_c_init: c_1 of :class:`~xtra_rl.search.PuctRule`, the weight of the prior, at least 0.
+        pb_c_base: c_2 there, above 0: visits from which on the prior weighs more.
+        q_normalization: which values bring Q to [0, 1]: "tree", those of the whole tree (MuZero, EfficientZero), or
+            "siblings", those of the parent and its children (mctx).
+        value_delta_max: smallest range of Q that "tree" stretches to [0, 1], above 0.
         value_prefix_horizon: an int says that ``RecurrentOutput.reward`` is a value prefix whose LSTM is
             reset at every depth divisible by it.
         reset_entries: entries of the embedding that the search sets to zero before it hands them to the model, where
@@ -71,14 +72,14 @@ def puct_search(
         backend: implementation of the tree operations: "reference" (PyTorch, any device), "numba" (CPU), "triton"
             (GPU), or "auto", the fastest of the roots' device. All of them give the same visit counts.
         graphs: keeps the simulations as CUDA graphs from call to call, for "triton" only; see
-            :class:`~xtra_rl.search.cuda_graph.SearchGraphs` for what it asks of ``recurrent_fn``.
+            :class:`~xtra_rl.search.SearchGraphs` for what it asks of ``recurrent_fn``.
         memory: keeps the memory of the latents from call to call: hand the same
-            :class:`~xtra_rl.search.embeddings.PoolMemory` to searches that do not overlap in time.
+            :class:`~xtra_rl.search.PoolMemory` to searches that do not overlap in time.
         generator: breaks ties at random, anew in each node and simulation; None gives them to the lowest action.
         tie_seeds: ``[B]`` int64 in [0, 2^31), used to that end instead of draws from ``generator``.
 
     Returns:
-        A :class:`~xtra_rl.search.types.SearchResult`; ``action`` is the most visited one.
+        A :class:`~xtra_rl.search.SearchResult`; ``action`` is the most visited one.
 
     Raises:
         ValueError: if an argument has a wrong shape, range or name, contains NaN, or leaves a root without
@@ -140,39 +141,58 @@ def gumbel_search(
     generator: torch.Generator | None = None,
     tie_seeds: Tensor | None = None,
 ) -> SearchResult:
-    """Search with Gumbel MuZero from ``B`` roots at once: a policy improvement even with few simulations.
+    r"""Search with Gumbel MuZero from ``B`` roots at once: a policy improvement even with few simulations.
+
+    The policy is softmax(logits + :math:`\sigma(q)`), where q are the Q values of a node, rescaled to [0, 1], and
+
+    .. math:: \sigma(q) = (c_{visit} + \max_b N(b))\, c_{scale}\, q
 
     Danihelka et al., "Policy improvement by planning with Gumbel", ICLR 2022, as in mctx.
 
     Args:
-        prior_logits: as in :func:`puct_search`, also for the next six.
-        value: see there.
-        embedding: see there.
-        recurrent_fn: see there.
-        num_simulations: see there.
-        discount: see there.
-        invalid_actions: see there.
-        max_num_considered_actions: root actions that sequential halving starts with, m.
+        prior_logits: ``[B, A]`` policy logits of the roots.
+        value: ``[B]`` network value of the roots, in reward units.
+        embedding: latent states of the roots, a Tensor ``[B, ...]`` or a TensorDict with batch size ``[B]``.
+        recurrent_fn: ``(action [B] int64, embedding) -> (RecurrentOutput, next_embedding)``, called once for
+            each simulation, without gradients.
+        num_simulations: leaves added to each tree, at least 1.
+        discount: of one env_step, in [0, 1].
+        invalid_actions: ``[B, A]`` bool, True = illegal at the root; below the root all actions are legal.
+        max_num_considered_actions: root actions that sequential halving starts with, m, at least 1.
         gumbel: ``[B, A]`` standard Gumbel draws; None = no noise, the greedy variant.
-        value_scale: c_scale of the Q transform.
-        maxvisit_init: c_visit of the Q transform.
+        value_scale: c_scale, at least 0.
+        maxvisit_init: c_visit, at least 0.
         rescale_floor: smallest range of a node's Q values that is stretched to [0, 1]. The default is mctx's;
             with few simulations and small rewards, a floor near the size of a reward keeps noise from being
             stretched.
-        value_prefix_horizon: as in :func:`puct_search`.
-        reset_entries: as in :func:`puct_search`.
-        backend: as in :func:`puct_search`.
-        graphs: as in :func:`puct_search`.
-        memory: as in :func:`puct_search`.
-        generator: as in :func:`puct_search`, also for the next.
-        tie_seeds: see there.
+        value_prefix_horizon: an int says that ``RecurrentOutput.reward`` is a value prefix whose LSTM is
+            reset at every depth divisible by it.
+        reset_entries: entries of the embedding that the search sets to zero where that LSTM is to be reset.
+        backend: implementation of the tree operations: "reference", "numba", "triton", or "auto", the fastest of the
+            roots' device.
+        graphs: keeps the simulations as CUDA graphs from call to call, for "triton" only; see
+            :class:`~xtra_rl.search.SearchGraphs` for what it asks of ``recurrent_fn``.
+        memory: keeps the memory of the latents from call to call, for searches that do not overlap in time.
+        generator: breaks ties at random, anew in each node and simulation; None gives them to the lowest action.
+        tie_seeds: ``[B]`` int64 in [0, 2^31), used to that end instead of draws from ``generator``.
 
     Returns:
-        A :class:`~xtra_rl.search.types.SearchResult`; ``action_weights`` is softmax(logits + transformed Q)
+        A :class:`~xtra_rl.search.SearchResult`; ``action_weights`` is softmax(logits + transformed Q)
         and ``action`` the best of the most visited actions, with the noise of ``gumbel``.
 
     Raises:
-        ValueError: as in :func:`puct_search`.
+        ValueError: if an argument has a wrong shape, range or name, contains NaN, or leaves a root without
+            action.
+
+    Example:
+        Two simulations are enough to find the arm that pays; the prior knows nothing:
+
+        >>> from xtra_rl.search import RecurrentOutput
+        >>> def step(action, embedding):
+        ...     return RecurrentOutput((action == 1).float(), torch.zeros(1), torch.zeros(1, 2)), embedding
+        >>> result = gumbel_search(torch.zeros(1, 2), torch.zeros(1), torch.zeros(1, 3), step, num_simulations=2)
+        >>> result.action.item(), result.action_weights[0, 1] > 0.9
+        (1, tensor(True))
     """
     chosen = resolve_backend(backend, prior_logits.device)
     _check_options(num_simulations, discount, value_prefix_horizon, reset_entries)
@@ -216,7 +236,7 @@ def _grow(
     if graphs is not None:
         if backend != "triton":
             raise ValueError(f"graphs work with the backend 'triton', but this search runs on {backend!r}.")
-        tree = graphs.grow(roots, prior, embedding, recurrent_fn, rule, options)
+        tree = graphs._grow(roots, prior, embedding, recurrent_fn, rule, options)
     else:
         simulation = Simulation(roots, prior, embedding, rule, options, backend, memory)
         simulation.run(recurrent_fn)

@@ -53,7 +53,7 @@ class SearchTree:
     root_invalid_actions: Tensor  # [B, A] bool
     """True for actions that are illegal at the root."""
     tie_seeds: Tensor | None  # [B] int64 in [0, 2^31)
-    """Seeds of :func:`~xtra_rl.search.ties.tie_keys`; None = the lowest of equal actions wins."""
+    """One for each tree, from which ties are broken at random; None = the lowest of equal actions wins."""
     discount: float
     """Discount of one step."""
     value_prefix_horizon: int | None

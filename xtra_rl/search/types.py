@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -37,6 +37,50 @@ class RecurrentOutput(NamedTuple):
 
 RecurrentFn: TypeAlias = Callable[[Tensor, Embedding], tuple[RecurrentOutput, Embedding]]
 """``recurrent_fn(action [B] int64, embedding) -> (RecurrentOutput, next_embedding)``."""
+
+
+class SearchModel(Protocol):
+    """What a planner asks of a world model; :class:`~xtra_rl.models.WorldModel` and a model of one's own have it.
+
+    A module of PyTorch is put into eval mode while the planner searches, and its tensors say where the search runs; any
+    other object will do, too. One more attribute is read where it is there: ``reset_entries``, names of entries of the
+    embedding that the search sets to zero where the LSTM of the value prefix starts anew.
+
+    Example:
+        A model of a bandit whose second arm pays 1, in the planner of MuZero:
+
+        >>> from tensordict import TensorDict
+        >>> from xtra_rl.search import InitialOutput, MCTSPlanner, RecurrentOutput
+        >>> class Bandit:
+        ...     num_actions, value_prefix_horizon = 2, None
+        ...     def initial_inference(self, observation):
+        ...         size = len(observation)
+        ...         return InitialOutput(torch.zeros(size, 2), torch.zeros(size), torch.zeros(size, 1))
+        ...     def recurrent_inference(self, action, embedding):
+        ...         value = torch.zeros(len(action))
+        ...         return RecurrentOutput((action == 1).float(), value, torch.zeros(len(action), 2)), embedding
+        >>> planner = MCTSPlanner(Bandit(), num_simulations=16, temperature=0)
+        >>> roots = {"observation": torch.zeros(3, 1), "action_mask": torch.ones(3, 2, dtype=torch.bool)}
+        >>> planner(TensorDict(roots, batch_size=[3]))["action"]
+        tensor([1, 1, 1])
+    """
+
+    @property
+    def num_actions(self) -> int:
+        """A, the outputs of the policy head; read only."""
+
+    @property
+    def value_prefix_horizon(self) -> int | None:
+        """Steps after which the LSTM of the value prefix is reset; None for a model that predicts rewards."""
+
+    def initial_inference(self, observation: Tensor) -> InitialOutput:
+        """The roots of ``observation [B, F*C, H, W]``: policy logits ``[B, A]``, value ``[B]``, embedding ``[B, ...]``.
+
+        The value is in units of reward.
+        """
+
+    def recurrent_inference(self, action: Tensor, embedding: Embedding) -> tuple[RecurrentOutput, Embedding]:
+        """The step of ``action [B]`` int64 from an embedding, and the embedding that it leads to."""
 
 
 class SearchResult(NamedTuple):

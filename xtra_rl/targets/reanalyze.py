@@ -114,7 +114,7 @@ class ReanalyzeTargets:
         Returns:
             ``renewed``: whose policies are searched again; and with noise, for each position that may be searched,
             ``noise [count, P, A]`` and ``tie_seeds [count, P]``, from
-            :meth:`~xtra_rl.search.base_planner.SearchPlanner.draw_noise`.
+            :meth:`~xtra_rl.search.SearchPlanner.draw_noise`.
         """
         drawn = {"renewed": torch.arange(count) < math.ceil(self.policy_ratio * count)}
         if self.noise:
