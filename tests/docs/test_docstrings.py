@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -159,6 +160,35 @@ def _is_public(owner, found):
         return True
     # A constant of a module that lists no names.
     return not callable(found) and getattr(owner, "__name__", "") in MODULES and not hasattr(owner, "__all__")
+
+
+#: Four arguments are more than a sentence can explain.
+MANY_ARGUMENTS = 4
+
+
+def test_functions_of_many_arguments_explain_each():
+    missing = []
+    for path, value in public_callables():
+        # Where nothing is done with the arguments, nothing is to be said of them.
+        if documented(value) == "Nothing." or (inspect.isclass(value) and _is_a_record(value)):
+            continue
+        names = [name for name in inspect.signature(value).parameters if name not in ("self", "cls")]
+        if len(names) >= MANY_ARGUMENTS and "Args:" not in documented(value):
+            missing.append(f"{path}({', '.join(names)})")
+    assert not missing, "\n".join(missing)
+
+
+def _is_a_record(value):
+    """A class whose fields are explained where they stand, or as attributes; what the user does not call."""
+    uncalled = getattr(value, "_is_protocol", False) or issubclass(value, Exception)
+    if uncalled or "Attributes:" in documented(value):
+        return True
+    if not dataclasses.is_dataclass(value):
+        return issubclass(value, tuple)
+    strings = [
+        node for node in ast.parse(inspect.getsource(value)).body[0].body if isinstance(node, ast.Expr)
+    ]
+    return len(strings) > len(dataclasses.fields(value))
 
 
 @cache

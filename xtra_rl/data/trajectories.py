@@ -165,6 +165,12 @@ class TrajectoryDataset:
 
         Only the blocks of frames with these rows are read.
 
+        Args:
+            episode: its number in the dataset, from 0.
+            name: one of ``row_keys``, such as ``pixels`` or ``reward``.
+            start: first row.
+            stop: row after the last one; None = the end of the episode, its final observation included.
+
         Raises:
             DatasetError: if the shard is damaged.
             ValueError: if the rows are not in the episode.

@@ -33,10 +33,37 @@ def make_env(
     ``num_threads`` and ``subtract_background`` are Atari's only. It gets the same frame stack and step cap
     (``max_frames / frame_skip`` env_steps), and its factory is told ``training=episodic_life``.
 
+    Args:
+        task: a name that :func:`~xtra_rl.envs.list_tasks` knows, in ALE's or the paper's spelling, or the task itself.
+        num_envs: N, games side by side.
+        image_size: H and W in pixels.
+        grayscale: one channel instead of RGB.
+        frame_stack: F, the frames of an ``observation``.
+        frame_skip: emulator frames per env_step, of which the last two are max-pooled.
+        sticky: probability that the emulator repeats the previous action in a frame; 0 as in Atari 100k.
+        noop_max: largest number of no-op frames at a game's start, drawn from 1 on; 0 for none.
+        episodic_life: mark lost lives, which end a trajectory in replay, for training. False for evaluation.
+        max_frames: emulator frames after which a game is truncated; 108,000 are half an hour.
+        seed: of all randomness; every copy gets its own stream.
+        num_threads: emulator threads, 0 for one per core.
+        subtract_background: frames are what differs from the game's still picture, see
+            :class:`~xtra_rl.envs.SubtractBackground`.
+
+    Returns:
+        An environment of batch size ``[N]`` that reads ``action [N]`` int64 and writes ``pixels [N, C, H, W]`` uint8
+        the newest frame, ``observation [N, F * C, H, W]`` the last F of them, ``action_mask [N, A]`` bool True = legal,
+        ``reward [N, 1]`` float32 unclipped, ``done``, ``terminated``, ``truncated`` and ``end-of-life [N, 1]`` bool
+        and, in Atari, ``lives [N]`` int32.
+
     Raises:
         ValueError: if the task is unknown, a number is out of range or the custom environment does not have
-            the keys and shapes
-            that :func:`~xtra_rl.envs.register_task` asks for.
+            the keys and shapes that :func:`~xtra_rl.envs.register_task` asks for.
+
+    Example:
+        >>> env = make_env("Breakout", num_envs=2, image_size=48, grayscale=True)
+        >>> step = env.rollout(3)
+        >>> step["observation"].shape, step["next", "reward"].shape
+        (torch.Size([2, 3, 4, 48, 48]), torch.Size([2, 3, 1]))
     """
     spec = get_task(task)
     if spec.factory is None:

@@ -92,7 +92,23 @@ def random_returns(
     progress: SupportsUpdate | None = None,
     make_env: Callable[..., EnvBase] | None = None,
 ) -> EvaluationResult:
-    """Scores of uniformly random legal actions under the same protocol; arguments as :func:`evaluate`."""
+    """Scores of uniformly random legal actions, by the protocol of :func:`~xtra_rl.evaluation.evaluate.evaluate`.
+
+    Args:
+        task: name of a registered task.
+        num_episodes: games.
+        env_kwargs: further arguments of :func:`~xtra_rl.envs.make_env`.
+        max_steps: env steps after which a game is cut; None = only where the environment cuts it.
+        seed: of the first environment, and of the actions.
+        num_envs: games played at once; default all.
+        progress: its ``update`` is called for every game that ends.
+        make_env: used instead of :func:`~xtra_rl.envs.make_env`.
+
+    Example:
+        >>> env = {"image_size": 36, "grayscale": True}
+        >>> random_returns("Pong", num_episodes=2, env_kwargs=env, max_steps=20).lengths
+        [20, 20]
+    """
     return evaluate(
         RandomPolicy(torch.Generator().manual_seed(seed)),
         task,
@@ -120,8 +136,23 @@ def best_constant_action(
 ) -> ConstantActionResult:
     """Score of the best single action held for ever, which an agent must beat to have learnt anything.
 
-    Plays ``num_episodes`` for every legal action; arguments as :func:`evaluate`. The best of several noisy
-    means is biased upwards, which is the safe side for a baseline. Equal means go to the lowest action.
+    Plays ``num_episodes`` for every legal action. The best of several noisy means is biased upwards, which is the safe
+    side for a baseline. Equal means go to the lowest action.
+
+    Args:
+        task: name of a registered task.
+        num_episodes: games of every action.
+        env_kwargs: further arguments of :func:`~xtra_rl.envs.make_env`.
+        max_steps: env steps after which a game is cut; None = only where the environment cuts it.
+        seed: of the first environment.
+        num_envs: games played at once; default all.
+        progress: its ``update`` is called for every game that ends.
+        make_env: used instead of :func:`~xtra_rl.envs.make_env`.
+
+    Example:
+        >>> best = best_constant_action("Pong", num_episodes=1, env_kwargs={"image_size": 36}, max_steps=20)
+        >>> best.action, len(best.mean_returns)
+        (0, 6)
     """
     make_env = make_env or default_make_env()
     env = make_env(task, 1, seed=seed, episodic_life=False, **(env_kwargs or {}))

@@ -95,7 +95,15 @@ class ValuePrefixHead(nn.Module):
 
 
 class RewardHead(nn.Module):
-    """Reward of each transition on its own, MuZero's choice and the cheap one: no state."""
+    """Reward of each transition on its own, MuZero's choice and the cheap one: no state.
+
+    Args:
+        channels: width of the latent, C.
+        size: its side, h = w.
+        num_bins: S.
+        reduced_channels: width of the 1x1 convolution.
+        head_hidden: width of the hidden layer.
+    """
 
     def __init__(
         self, channels: int, size: int, num_bins: int, *, reduced_channels: int = 16, head_hidden: int = 32

@@ -46,15 +46,46 @@ def make_world_model(
     ``num_blocks=4`` gives EfficientZero-L. Smaller sizes train on two CPU cores: ``image_size=48, image_channels=1,
     channels=16, lstm_hidden=64, support_size=20, projection_hidden=128`` and so on.
 
-    ``latent="vector"`` builds the networks of :mod:`xtra_rl.models.vector` instead, which learn faster in the first few
-    thousand updates. They have a plain reward head; of the sizes they read ``channels`` (of the convolutions),
-    ``latent_features``, ``dynamics_hidden`` and ``head_hidden``.
+    ``latent="vector"`` builds DQN's convolutions and layers with LayerNorm instead, whose latent is a vector. They
+    learn faster in the first few thousand updates and have a plain reward head; of the sizes they read ``channels`` (of
+    the convolutions), ``latent_features``, ``dynamics_hidden`` and ``head_hidden``.
+
+    Args:
+        latent: ``"map"``, EfficientZero's ``[B, C, h, w]``, or ``"vector"``, ``[B, D, 1, 1]``, which needs
+            ``value_prefix=False`` and frames of at least 36 pixels.
+        image_size: H and W of a frame in pixels.
+        image_channels: 3 for RGB, 1 for grey frames.
+        frame_stack: F; observations are ``[B, F*C, H, W]``.
+        num_actions: A, outputs of the policy head; 18 for every Atari game.
+        channels: width of the latent map, even.
+        num_blocks: residual blocks of each stage of the representation; 1 is EfficientZero, 4 EfficientZero-L.
+        downsample: side of a frame over the side of the latent map; 16 as published, 8 and 4 for small frames.
+        stem: first layers of the representation: ``"published"``, two strided stages, or ``"patch"``, one 8x8
+            convolution with stride 4, which is 3 times faster on a CPU.
+        dynamics_blocks: residual blocks of the dynamics after its first convolution.
+        prediction_blocks: residual blocks that policy and value share.
+        action_encoding: how the dynamics sees an action: ``"plane"``, a constant channel of value ``action / A`` as
+            published, or ``"embedding"``, a learnt vector for each action, which separates them better in small
+            networks.
+        value_prefix: predict the sum of rewards since the LSTM's last reset (EfficientZero, section 4.2); False for the
+            reward of each step, as MuZero.
+        value_prefix_horizon: steps between those resets.
+        lstm_hidden: units of that LSTM.
+        support_size: largest atom of the value and reward distributions, which have ``2 support_size + 1`` bins.
+        reduced_channels: width of the 1x1 convolutions that shrink the latent map before each head.
+        head_hidden: width of the hidden layer of each head.
+        latent_features: D, only for a vector.
+        dynamics_hidden: width of the hidden layer of a vector's dynamics.
+        projection_hidden: width of the projector of the consistency loss (SimSiam, arXiv 2011.10566).
+        projection_out: its outputs.
+        predictor_hidden: bottleneck of the predictor behind it.
 
     Returns:
         a :class:`WorldModel` whose ``config`` attribute holds these arguments, for checkpoints.
 
     Raises:
-        ValueError: if a size is not positive, or a vector latent is asked for with a value prefix.
+        ValueError: if a size is not positive, ``channels`` is odd, an option is unknown, or a vector latent is asked
+            for with a value prefix or small frames.
 
     Example:
         >>> model = make_world_model(image_size=48, image_channels=1, channels=16, lstm_hidden=32, support_size=10)

@@ -21,6 +21,8 @@ from xtra_rl.report.pictures import Picture, pictures
 from xtra_rl.report.tables import Table, aggregates_table, offline_table, scores_table
 from xtra_rl.runs.tables import size_text
 
+__all__ = ["write_report"]
+
 PAGE = "index.html"
 _LEFT_OUT = "findings"
 

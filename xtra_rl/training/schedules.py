@@ -21,7 +21,13 @@ def piecewise(step: int, values: Mapping[float, float]) -> float:
 
 
 def linear(step: int, start: float, end: float, steps: int) -> float:
-    """Linear from ``start`` to ``end`` over ``steps``, then constant.
+    """Linear from ``start`` to ``end`` over ``steps``, then constant; EfficientZero's beta of prioritised replay.
+
+    Args:
+        step: training step, from 0; before it, ``start``.
+        start: value at step 0.
+        end: value from ``steps`` on.
+        steps: training steps in between; 0 gives ``end`` after step 0.
 
     Example:
         >>> linear(60_000, 0.4, 1.0, 120_000)
@@ -69,8 +75,28 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Optimiser over the parameters that train: SGD with momentum as published, or AdamW for short runs.
 
+    The defaults are those of EfficientZero (arXiv:2111.00210). What requires no gradient, such as a component that
+    :func:`~xtra_rl.transfer.freeze_components` froze, is left out. Both step in one fused kernel.
+
+    Args:
+        module: the module to train.
+        name: ``"sgd"`` or ``"adamw"``.
+        lr: learning rate at factor 1 of :func:`warmup_factor`, above 0.
+        momentum: of SGD; AdamW takes PyTorch's betas.
+        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
+
+    Returns:
+        The optimiser, with one parameter group.
+
     Raises:
         ValueError: if ``name`` is unknown, ``lr`` is not positive or everything is frozen.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> _ = layers[0].requires_grad_(False)
+        >>> optimizer = make_optimizer(layers, name="adamw", lr=1e-3)
+        >>> len(optimizer.param_groups[0]["params"])
+        2
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if lr <= 0:
