@@ -15,7 +15,7 @@ from xtra_rl.envs.tasks import (
 )
 
 if TYPE_CHECKING:
-    from xtra_rl.envs.atari import AtariEnv, make_atari_env
+    from xtra_rl.envs.atari import make_atari_env
     from xtra_rl.envs.background import SubtractBackground, measure_background
     from xtra_rl.envs.factory import make_env
     from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "END_OF_LIFE",
     "TASK_SETS",
-    "AtariEnv",
     "EnvFactory",
     "LegalActions",
     "LifeLoss",
@@ -41,7 +40,7 @@ __all__ = [
     "unregister_task",
 ]
 
-_MODULES = {"AtariEnv": "atari", "make_atari_env": "atari", "make_env": "factory"}
+_MODULES = {"make_atari_env": "atari", "make_env": "factory"}
 _MODULES |= dict.fromkeys(("SubtractBackground", "measure_background"), "background")
 _MODULES |= dict.fromkeys(
     ("END_OF_LIFE", "LegalActions", "LifeLoss", "StackFrames", "StepLimit"), "transforms"

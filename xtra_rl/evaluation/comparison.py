@@ -22,6 +22,8 @@ from xtra_rl.evaluation.figures import (
     styled,
 )
 
+__all__ = ["Curve", "agent_bars", "learning_curves"]
+
 
 class Curve(NamedTuple):
     """Evaluations of one run: its name in the legend, the task it was played on, the scores by step."""

@@ -15,6 +15,8 @@ from torchrl.envs.utils import set_exploration_type
 
 from xtra_rl.envs.lockstep import EXPLORATION, Policy, act_unfinished
 
+__all__ = ["EvaluationResult", "SupportsUpdate", "evaluate"]
+
 EvaluationMode = Literal["greedy", "sampled"]
 
 

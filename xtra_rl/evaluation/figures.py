@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
+__all__ = ["Series", "learning_curve", "loss_curves", "read_metrics", "task_weight_traces"]
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 STEP_LABELS = {"env_step": "environment steps (1 step = 4 frames)", "train_step": "optimiser steps"}
 

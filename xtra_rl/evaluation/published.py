@@ -16,6 +16,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, NamedTuple
 
+__all__ = [
+    "TABLES",
+    "PublishedAggregate",
+    "SeedStatistics",
+    "published_aggregates",
+    "published_scores",
+    "published_seed_statistics",
+    "published_seeds",
+    "published_source",
+    "systems",
+]
+
 GROUPS = ("shooter", "maze", "overall")
 
 
@@ -26,7 +38,6 @@ class PublishedTable(NamedTuple):
     normalization: Literal["efficientzero", "human"]
 
 
-#: Aggregates of tables 1 and 5 divide by EfficientZero's scores in table 1.
 TABLES: dict[str, PublishedTable] = {
     "table1": PublishedTable("Similar games, ablations and baselines, 100k env steps", "efficientzero"),
     "table2": PublishedTable("Diverse games, 20k more updates after 100k env steps", "human"),
@@ -37,6 +48,10 @@ TABLES: dict[str, PublishedTable] = {
     "table7": PublishedTable("Number of pretraining tasks, diverse games", "human"),
     "atari100k": PublishedTable("EfficientZero and MuZero on the 26 games of Atari 100k", "human"),
 }
+"""What each table shows, by the name that the functions here take, and what its aggregates are computed from.
+
+Those of tables 1 and 5 divide by EfficientZero's scores in table 1.
+"""
 
 
 class PublishedAggregate(NamedTuple):

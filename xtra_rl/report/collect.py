@@ -15,6 +15,8 @@ from xtra_rl.runs.record import Run, find_runs, read_run
 from xtra_rl.studies.jobs import RUN_LOG, failure_of
 from xtra_rl.studies.plan import STUDY_FILE, PlannedRun, Study, read_study
 
+__all__ = ["Finding", "Group", "collect"]
+
 Kind = Literal[
     "missing",
     "unfinished",

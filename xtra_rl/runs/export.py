@@ -17,6 +17,8 @@ from xtra_rl.runs.record import Run, read_run
 from xtra_rl.runs.settings import PLACES
 from xtra_rl.training.model_files import save_model
 
+__all__ = ["export_model"]
+
 #: Settings that name places of the machine on which a run was made.
 LOCAL = (*PLACES, "datasets", "teachers", "student", "checkpoint")
 

@@ -13,6 +13,8 @@ from torchrl.envs import EnvBase
 from xtra_rl.data.buffers import TrajectoryReplayBuffer
 from xtra_rl.training.progress import progress
 
+__all__ = ["Actor", "Planner"]
+
 #: Names in the log of what a planner may say about its search.
 SEARCH_METRICS = {
     "search/policy_entropy": "entropy",
@@ -77,10 +79,7 @@ class Recording:
 
 
 class StepWriter:
-    """Appends the steps of N games to replay.
-
-    A life loss ends the trajectory in the buffer (as a termination) while the game goes on. Each ended trajectory gets
-    a last row with its final frame, so that a truncated one can be bootstrapped.
+    """Appends the steps of N games to replay; trajectories end as :class:`Actor` says.
 
     Args:
         buffer: replay with N columns.
@@ -150,7 +149,8 @@ class StepWriter:
 class Actor:
     """Runs a planner in batched environments and appends what happens to a replay buffer.
 
-    Trajectories end as :class:`StepWriter` says.
+    A life loss ends the trajectory in the buffer (as a termination) while the game goes on. Each ended trajectory gets
+    a last row with its final frame, so that a truncated one can be bootstrapped.
 
     A checkpoint of an actor is a few megabytes: it holds the decisions, not the frames. :meth:`load_state_dict` takes
     the same steps again from the seeded start, which brings back emulators, frame stacks and replay exactly, in the

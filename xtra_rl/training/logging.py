@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torchrl.record.loggers.common import Logger
 
+__all__ = ["METRIC_GROUPS", "RunLogger"]
+
 METRIC_GROUPS = (
     "loss",
     "search",

@@ -22,6 +22,8 @@ try:
 except ImportError:  # Windows has no fcntl; two processes may then build the same artifact twice.
     fcntl = None  # type: ignore[assignment]
 
+__all__ = ["MissingArtifact", "Pipeline"]
+
 ArtifactKind = Literal["dataset", "teacher", "student"]
 KINDS: tuple[ArtifactKind, ...] = ("dataset", "teacher", "student")
 DESCRIPTION = "artifact.json"

@@ -26,6 +26,8 @@ from xtra_rl.files import (
     write_json,
 )
 
+__all__ = ["RunDirectory", "SUMMARY_KEYS"]
+
 SUMMARY_KEYS = (
     "recipe",
     "scale",
