@@ -33,6 +33,13 @@ def random_shift(
 
     Raises:
         ValueError: if ``pad`` is negative or ``frames`` has fewer than three dimensions.
+
+    Example:
+        A draw that shifts to the left by one pixel, where the right border is repeated:
+
+        >>> frames = torch.tensor([[[[0, 0, 9]]]], dtype=torch.uint8)
+        >>> random_shift(frames, pad=1, generator=torch.Generator().manual_seed(1)).flatten().tolist()
+        [0, 9, 9]
     """
     if pad < 0 or frames.ndim < 3:
         raise ValueError(f"pad={pad} must be at least 0 and frames {tuple(frames.shape)} be [B, ..., H, W]")
@@ -63,6 +70,14 @@ def crop_and_shift(frames: Tensor, *, pad: int = 4, generator: torch.Generator |
 
     Raises:
         ValueError: if ``pad`` is out of range or ``frames`` has fewer than three dimensions.
+
+    Example:
+        Two views of the same frames, as CURL compares them:
+
+        >>> frames, generator = torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8), torch.Generator()
+        >>> query, key = crop_and_shift(frames, generator=generator), crop_and_shift(frames, generator=generator)
+        >>> query.shape, torch.equal(query, key)
+        (torch.Size([2, 4, 84, 84]), False)
     """
     if frames.ndim < 3 or not 0 <= pad < min(frames.shape[-2:]):
         raise ValueError(
@@ -117,6 +132,12 @@ def random_intensity(
 
     Raises:
         ValueError: if ``scale`` is negative.
+
+    Example:
+        >>> frames = torch.full((1, 4, 96, 96), 255, dtype=torch.uint8)
+        >>> bright = random_intensity(frames, scale=0.05, generator=torch.Generator().manual_seed(0))
+        >>> bright.dtype, bool((bright == bright[0, 0, 0, 0]).all())
+        (torch.float32, True)
     """
     if scale < 0:
         raise ValueError(f"scale={scale} must be at least 0")

@@ -57,6 +57,18 @@ def collect_episodes(
 
     Raises:
         ValueError: if a number is not positive or ``mode`` is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
+        >>> from xtra_rl.evaluation.baselines import RandomPolicy
+        >>> policy, env = RandomPolicy(torch.Generator().manual_seed(0)), {"image_size": 36, "grayscale": True}
+        >>> path = f"{tempfile.mkdtemp()}/pong"
+        >>> with TrajectoryWriter(path, "pong", frame_shape=(1, 36, 36), grayscale=True) as writer:
+        ...     scores = collect_episodes(policy, "pong", writer, num_episodes=2, max_steps=20, env_kwargs=env)
+        >>> dataset = TrajectoryDataset(path)
+        >>> dataset.num_episodes, dataset.num_transitions, len(scores)
+        (2, 40, 2)
     """
     from xtra_rl.envs import make_env
 

@@ -1,4 +1,22 @@
-"""What is in datasets: tables and pictures for a person to look at."""
+"""What is in datasets: tables and pictures for a person to look at.
+
+Example:
+    >>> from xtra_rl.data.collect import collect_episodes
+    >>> import tempfile
+    >>> from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
+    >>> from xtra_rl.evaluation.baselines import RandomPolicy
+    >>> policy, env = RandomPolicy(torch.Generator().manual_seed(0)), {"image_size": 36, "grayscale": True}
+    >>> path = f"{tempfile.mkdtemp()}/pong"
+    >>> with TrajectoryWriter(path, "pong", frame_shape=(1, 36, 36), grayscale=True) as writer:
+    ...     scores = collect_episodes(policy, "pong", writer, num_episodes=2, max_steps=20, env_kwargs=env)
+    >>> dataset = TrajectoryDataset(find_datasets(path)[0])
+    >>> print(describe(dataset))  # all of it, as text
+    pong ...
+    >>> returns_by_checkpoint(dataset)[0]["episodes"], int(action_counts(dataset).sum())
+    (2, 40)
+    >>> summary_rows([dataset])[0]["frames"], frame_sheet([dataset], f"{path}/sheet.png", frames=3).name
+    ('1x36x36', 'sheet.png')
+"""
 
 from __future__ import annotations
 

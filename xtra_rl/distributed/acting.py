@@ -19,6 +19,14 @@ class SharedPlanner:
 
     Args:
         planner: reads ``observation`` and ``action_mask``, writes ``action`` and, if it searches, ``("search", ...)``.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> from xtra_rl.evaluation.baselines import RandomPolicy
+        >>> planner = SharedPlanner(RandomPolicy(torch.Generator().manual_seed(0)))
+        >>> mask = torch.tensor([[False, True, False]])
+        >>> planner(TensorDict({"action_mask": mask}, batch_size=[1]))["action"]
+        tensor([1])
     """
 
     def __init__(self, planner: Any) -> None:

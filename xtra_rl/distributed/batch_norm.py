@@ -90,6 +90,11 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: for a BatchNorm without a fixed momentum or with one dimension more than images have.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        >>> len(unsynchronised_statistics(model)), len(unsynchronised_statistics(synchronise_batch_norm(model)))
+        (2, 0)
     """
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and not isinstance(part, SynchronisedBatchNorm):

@@ -21,6 +21,21 @@ def scatter_gradients(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
 
     Args:
         gradients: from :func:`~xtra_rl.transfer.task_gradients`, of this rank's samples.
+
+    Example:
+        Gradients of two tasks, measured and combined by a single rank:
+
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> gradients = [[torch.tensor([1.0, 1.0])], [torch.tensor([2.0, 4.0])]]
+        >>> part = scatter_gradients(gradients)
+        >>> scattered_gram(part)
+        tensor([[ 2.,  6.],
+                [ 6., 20.]])
+        >>> gather_combined_gradient([weight], part, torch.tensor([1.0, 0.5]))
+        >>> weight.grad
+        tensor([2., 3.])
+        >>> dist.destroy_process_group()
     """
     size = world_size()
     total = sum(tensor.numel() for tensor in gradients[0])

@@ -58,6 +58,12 @@ def measure_background(env: EnvBase, steps: int = 256, *, seed: int = 0) -> Tens
 
     An action is held for two steps on average, so that what moves does move. The same environment, seed and number of
     steps give the same picture.
+
+    Example:
+        >>> from xtra_rl.envs import make_env
+        >>> picture = measure_background(make_env("Pong", 4, image_size=36, grayscale=True), steps=8)
+        >>> picture.shape, picture.dtype
+        (torch.Size([1, 36, 36]), torch.uint8)
     """
     generator = torch.Generator().manual_seed(seed)
     state, frames, action = env.reset(), [], None

@@ -142,6 +142,17 @@ class StackFrames(Transform):
 
     Raises:
         ValueError: if ``num_frames`` is smaller than 1.
+
+    Example:
+        The state of CartPole as frames of one column, with what every task of this library has:
+
+        >>> from torchrl.envs import Compose, GymEnv, TransformedEnv, UnsqueezeTransform
+        >>> columns = UnsqueezeTransform(-1, in_keys=["observation"], out_keys=["pixels"])
+        >>> frames = Compose(columns, UnsqueezeTransform(-1, in_keys=["pixels"]), StackFrames(3, out_key="stack"))
+        >>> common = Compose(StepLimit(5), LifeLoss(enabled=False), LegalActions(torch.tensor([True, True])))
+        >>> played = TransformedEnv(GymEnv("CartPole-v1"), Compose(frames, common)).rollout(9)
+        >>> played["stack"].shape, played["next", "truncated"].flatten().tolist()
+        (torch.Size([5, 12, 1, 1]), [False, False, False, False, True])
     """
 
     def __init__(

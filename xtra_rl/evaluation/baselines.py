@@ -51,6 +51,12 @@ class ConstantPolicy(TensorDictModuleBase):
 
     Raises:
         ValueError: when called where ``action`` is illegal.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> mask = torch.ones(2, 18, dtype=torch.bool)
+        >>> ConstantPolicy(3)(TensorDict({"action_mask": mask}, batch_size=[2]))["action"]
+        tensor([3, 3])
     """
 
     in_keys = ["action_mask"]
@@ -148,11 +154,6 @@ def best_constant_action(
         num_envs: games played at once; default all.
         progress: its ``update`` is called for every game that ends.
         make_env: used instead of :func:`~xtra_rl.envs.make_env`.
-
-    Example:
-        >>> best = best_constant_action("Pong", num_episodes=1, env_kwargs={"image_size": 36}, max_steps=20)
-        >>> best.action, len(best.mean_returns)
-        (0, 6)
     """
     make_env = make_env or default_make_env()
     env = make_env(task, 1, seed=seed, episodic_life=False, **(env_kwargs or {}))

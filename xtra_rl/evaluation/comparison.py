@@ -59,6 +59,13 @@ def agent_bars(
         path: of the PNG.
         scale: for the title.
         seed: for the title.
+
+    Example:
+        >>> import tempfile
+        >>> score = {"task": "pong", "agent": "student", "mode": "greedy"}
+        >>> scores, path = [score | {"return": r} for r in (3, 5, 4)], f"{tempfile.mkdtemp()}/bars.png"
+        >>> agent_bars(scores, path, scale="quick", seed=0).name
+        'bars.png'
     """
     tasks = list(dict.fromkeys(row["task"] for row in scores))
     agents = list(dict.fromkeys((row["agent"], row["mode"]) for row in scores))
@@ -109,6 +116,13 @@ def learning_curves(
 
     Raises:
         ValueError: if there is no curve.
+
+    Example:
+        >>> import tempfile
+        >>> steps = np.array([0.0, 100.0])
+        >>> runs = [Curve(f"seed {seed}", "pong", Series(steps, steps, steps / 10 + seed)) for seed in range(2)]
+        >>> learning_curves(runs, f"{tempfile.mkdtemp()}/curves.png").name
+        'curves.png'
     """
     if not curves:
         raise ValueError("there is no curve to draw; pass runs that were evaluated at least once")

@@ -91,6 +91,23 @@ def examine(
 
     Raises:
         ValueError: if only one action is legal: there is nothing to compare it with.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> from xtra_rl.data import TrajectoryReplayBuffer
+        >>> from xtra_rl.models import make_world_model
+        >>> from xtra_rl.search import GumbelMCTSPlanner
+        >>> rows = {"pixels": torch.zeros(9, 1, 36, 36, dtype=torch.uint8), "action": torch.zeros(9)}
+        >>> rows |= {"reward": torch.ones(9), "terminated": torch.arange(9) == 7, "truncated": torch.zeros(9) > 0}
+        >>> buffer = TrajectoryReplayBuffer(100, memmap=False)
+        >>> _ = buffer.extend_trajectory(TensorDict(rows, [9]))
+        >>> windows = buffer.sample_windows(4, unroll_steps=2, bootstrap_steps=3, frame_stack=4)
+        >>> model = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
+        >>> planner, legal = GumbelMCTSPlanner(model, backend="reference"), torch.ones(18, dtype=torch.bool)
+        >>> found = examine(planner, model, windows, np.arange(4), action_mask=legal, unroll_steps=2, frame_stack=4,
+        ...                 horizon=3, generator=torch.Generator())
+        >>> found.value.shape, found.legal.tolist()
+        ((4, 3), [18.0, 18.0, 18.0, 18.0])
     """
     if int(action_mask.sum()) < 2:
         raise ValueError(

@@ -2,6 +2,24 @@
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart. The format follows the suffix
 of the file: ``.png``, ``.pdf`` or ``.svg``.
+
+Example:
+    >>> import tempfile
+    >>> from xtra_rl.training.logging import RunLogger
+    >>> run = tempfile.mkdtemp()
+    >>> with RunLogger(run) as logger:
+    ...     for step in range(3):
+    ...         metrics = {"train/episode_return": 2.0 * step, "loss/value": 0.5**step, "task_weight/alien": 0.8}
+    ...         logger.log(metrics, env_step=step, train_step=step)
+    >>> series, about = read_metrics(run), {"scale": "quick", "seed": 0}
+    >>> series["train/episode_return"].value
+    array([0., 2., 4.])
+    >>> learning_curve(series, f"{run}/returns.png", task="pong", **about, baselines={"random": -20.7}).name
+    'returns.png'
+    >>> loss_curves(series, f"{run}/losses.png", **about).name
+    'losses.png'
+    >>> task_weight_traces(series, f"{run}/weights.png", **about).name
+    'weights.png'
 """
 
 from __future__ import annotations

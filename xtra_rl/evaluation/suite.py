@@ -35,6 +35,16 @@ class EvaluationSuite:
     Attributes:
         history: env step and result by mode of each :meth:`play`.
         baselines: mean return by name.
+
+    Example:
+        >>> import torch
+        >>> from xtra_rl.evaluation.baselines import RandomPolicy
+        >>> policy, env = RandomPolicy(torch.Generator().manual_seed(0)), {"image_size": 36, "grayscale": True}
+        >>> suite = EvaluationSuite("Pong", policy, episodes=2, max_steps=10, env_kwargs=env)
+        >>> suite.measure_baselines(["random"]), suite.play(0)["eval/Pong/return"]
+        ({'random': 0.0}, 0.0)
+        >>> [row["length"] for row in suite.rows()]
+        [10, 10]
     """
 
     task: str

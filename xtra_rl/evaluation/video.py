@@ -35,6 +35,12 @@ def write_video(
 
     Raises:
         ValueError: if ``frames`` or ``fps`` is not as described.
+
+    Example:
+        >>> import tempfile
+        >>> frames = np.zeros((4, 48, 48, 3), np.uint8)  # such as evaluate(..., record_frames=4).frames
+        >>> write_video(f"{tempfile.mkdtemp()}/play", frames, fps=15).name
+        'play.mp4'
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:

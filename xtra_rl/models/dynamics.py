@@ -103,6 +103,11 @@ class RewardHead(nn.Module):
         num_bins: S.
         reduced_channels: width of the 1x1 convolution.
         head_hidden: width of the hidden layer.
+
+    Example:
+        >>> logits, state = RewardHead(8, 3, 21)(torch.zeros(2, 8, 3, 3), None)
+        >>> logits.shape, state
+        (torch.Size([2, 21]), None)
     """
 
     def __init__(

@@ -58,6 +58,18 @@ class WorldModel(nn.Module):
 
     Raises:
         ValueError: if the horizon is not positive or does not fit the reward head.
+
+    Example:
+        EfficientZero from its parts, small, for 4 grey frames of 48x48, whose latent is 3x3:
+
+        >>> from xtra_rl.models import Dynamics, Prediction, Projection, Representation, ValuePrefixHead
+        >>> representation, prediction = Representation(4, channels=8), Prediction(8, 3, num_bins=21)
+        >>> dynamics = DynamicsModel(Dynamics(8), ValuePrefixHead(8, 3, 21, lstm_hidden=16))
+        >>> model = WorldModel(representation, dynamics, prediction, Projection(8 * 3 * 3), support=Support(10)).eval()
+        >>> root = model.initial_inference(torch.zeros(2, 4, 48, 48))
+        >>> output, embedding = model.recurrent_inference(torch.tensor([0, 17]), root.embedding)
+        >>> output.prior_logits.shape, embedding["latent"].shape
+        (torch.Size([2, 18]), torch.Size([2, 8, 3, 3]))
     """
 
     def __init__(

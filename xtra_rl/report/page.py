@@ -59,6 +59,21 @@ def write_report(
 
     Raises:
         ValueError: if ``out`` is a file, or holds anything but a report.
+
+    Example:
+        >>> import tempfile
+        >>> from xtra_rl.training.logging import RunLogger
+        >>> from xtra_rl.training.run import RunDirectory
+        >>> folder = tempfile.mkdtemp()
+        >>> for seed in (0, 1):
+        ...     run, config = RunDirectory(f"{folder}/seed{seed}"), {"target": "pong", "scale": "quick", "seed": seed}
+        ...     run.write_config(config)
+        ...     _ = run.write_manifest(recipe="xtra_finetune", config=config, device="cpu")
+        ...     with RunLogger(run.path) as logger:
+        ...         logger.log({"eval/pong/return": 3.0 + seed}, env_step=100, train_step=100)
+        >>> from xtra_rl.report.collect import collect
+        >>> write_report(collect([folder]), f"{folder}/report").name
+        'index.html'
     """
     out = Path(out)
     _check(out)

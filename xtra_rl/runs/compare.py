@@ -1,4 +1,25 @@
-"""``compare``: what differs between runs, and what came of it."""
+"""``compare``: what differs between runs, and what came of it.
+
+Example:
+    >>> import tempfile
+    >>> from xtra_rl.training.logging import RunLogger
+    >>> from xtra_rl.training.run import RunDirectory
+    >>> folder = tempfile.mkdtemp()
+    >>> for seed in (0, 1):
+    ...     run, config = RunDirectory(f"{folder}/seed{seed}"), {"target": "pong", "scale": "quick", "seed": seed}
+    ...     run.write_config(config)
+    ...     _ = run.write_manifest(recipe="xtra_finetune", config=config, device="cpu")
+    ...     with RunLogger(run.path) as logger:
+    ...         logger.log({"eval/pong/return": 3.0 + seed}, env_step=100, train_step=100)
+    >>> from xtra_rl.runs.record import find_runs, read_run
+    >>> runs = [read_run(path) for path in find_runs([folder])]
+    >>> comparison(runs)["settings"]
+    {'seed': [0, 1]}
+    >>> print(comparison_text(comparison(runs)))
+    setting...
+    >>> draw_comparison(runs, f"{folder}/curves.png").name
+    'curves.png'
+"""
 
 from __future__ import annotations
 

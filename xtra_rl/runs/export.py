@@ -57,6 +57,17 @@ def export_model(
     Raises:
         ValueError: if the source is broken or not finished, an evaluation is of another model, the model cannot be
             loaded, or ``target`` holds something else.
+
+    Example:
+        A model directory as a folder to share; of a run it is the final model:
+
+        >>> import tempfile
+        >>> from xtra_rl.models import make_world_model
+        >>> model = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
+        >>> folder = tempfile.mkdtemp()
+        >>> path = save_model(f"{folder}/model", model, config=model.config, metadata={"tasks": ["pong"]})
+        >>> sorted(file.name for file in export_model(path, f"{folder}/shared", name="me/pong").iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     found = _find(Path(source), model)
     if Path(target).resolve() == found.model.resolve():

@@ -1,4 +1,20 @@
-"""One run as it lies on the disk: read whole, checked, and named as broken where it does not fit together."""
+"""One run as it lies on the disk: read whole, checked, and named as broken where it does not fit together.
+
+Example:
+    >>> import tempfile
+    >>> from xtra_rl.training.logging import RunLogger
+    >>> from xtra_rl.training.run import RunDirectory
+    >>> folder = tempfile.mkdtemp()
+    >>> for seed in (0, 1):
+    ...     run, config = RunDirectory(f"{folder}/seed{seed}"), {"target": "pong", "scale": "quick", "seed": seed}
+    ...     run.write_config(config)
+    ...     _ = run.write_manifest(recipe="xtra_finetune", config=config, device="cpu")
+    ...     with RunLogger(run.path) as logger:
+    ...         logger.log({"eval/pong/return": 3.0 + seed}, env_step=100, train_step=100)
+    >>> runs = [read_run(path) for path in find_runs([folder])]
+    >>> [(run.status, run.target, run.scores()[0].mean_return) for run in runs]
+    [('unfinished', 'pong', 3.0), ('unfinished', 'pong', 4.0)]
+"""
 
 from __future__ import annotations
 

@@ -33,6 +33,17 @@ class PuctRule:
         q_normalization: which values bring Q to [0, 1]: those of the whole tree (MuZero, EfficientZero) or
             those of the parent and siblings (mctx).
         value_delta_max: smallest value range that "tree" stretches to [0, 1].
+
+    Example:
+        Scores of the root of a finished search, here of a model that knows nothing:
+
+        >>> from xtra_rl.search import RecurrentOutput, puct_search
+        >>> def step(action, embedding):
+        ...     return RecurrentOutput(torch.zeros(1), torch.zeros(1), torch.zeros(1, 2)), embedding
+        >>> roots = torch.zeros(1, 2), torch.zeros(1), torch.zeros(1, 3)
+        >>> tree = puct_search(*roots, step, num_simulations=4, backend="reference").tree
+        >>> PuctRule(pb_c_init=1.0).scores(tree, tree.num_nodes)[0, tree.ROOT]
+        tensor([0.3728, 0.3728])
     """
 
     pb_c_init: float = 1.25

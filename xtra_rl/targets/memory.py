@@ -37,6 +37,18 @@ class RootMemory:
 
     Raises:
         ValueError: if a number is not positive.
+
+    Example:
+        The same row is asked for twice and inferred once:
+
+        >>> from xtra_rl.models import make_world_model
+        >>> from xtra_rl.search import GumbelMCTSPlanner
+        >>> model = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
+        >>> memory = RootMemory(GumbelMCTSPlanner(model), rows=100, version=lambda: 0)
+        >>> stacks = torch.zeros(3, 4, 36, 36)
+        >>> roots = memory.infer(torch.tensor([5, 5, 7]), lambda places: stacks[places])
+        >>> roots.value.shape, memory.asked, memory.missed
+        (torch.Size([3]), 3, 2)
     """
 
     def __init__(

@@ -32,6 +32,23 @@ class TeacherTargets:
 
     Raises:
         ValueError: if an option is unknown or ``td_steps`` is not positive.
+
+    Example:
+        A game of 8 steps with what a teacher says of each, as :func:`teacher_columns` makes it:
+
+        >>> from tensordict import TensorDict
+        >>> from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
+        >>> rows = {"pixels": torch.zeros(9, 1, 36, 36, dtype=torch.uint8), "action": torch.zeros(9)}
+        >>> rows |= {"reward": torch.ones(9), "terminated": torch.arange(9) == 7, "truncated": torch.zeros(9) > 0}
+        >>> rows |= {"teacher_policy": torch.full((9, 18), 1 / 18), "teacher_value": torch.zeros(9)}
+        >>> buffer = TrajectoryReplayBuffer(100, memmap=False)
+        >>> _ = buffer.extend_trajectory(TensorDict(rows, [9]))
+        >>> targets = TeacherTargets(unroll_steps=2, td_steps=3)
+        >>> replay = MultiTaskReplayBuffer({"pong": buffer}, {"pong": 4})
+        >>> windows = replay.sample_windows(unroll_steps=2, bootstrap_steps=targets.bootstrap_steps, frame_stack=4)
+        >>> batch = targets(windows["pong"])
+        >>> batch["policy_target"].shape, batch["value_target"].shape
+        (torch.Size([4, 3, 18]), torch.Size([4, 3]))
     """
 
     bootstrap_pixels = False
@@ -123,6 +140,15 @@ def teacher_columns(
 
     Raises:
         ValueError: if ``source`` is unknown.
+
+    Example:
+        >>> from xtra_rl.models import make_world_model
+        >>> from xtra_rl.search import GumbelMCTSPlanner
+        >>> teacher = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
+        >>> game = TensorDict({"pixels": torch.zeros(9, 1, 36, 36, dtype=torch.uint8)}, [9])
+        >>> policy, value = teacher_columns(GumbelMCTSPlanner(teacher), game, torch.ones(18, dtype=torch.bool))
+        >>> policy.shape, value.shape
+        (torch.Size([9, 18]), torch.Size([9]))
     """
     if source not in ("prior", "search"):
         raise ValueError(f"source is {source!r}; expected 'prior' or 'search'")

@@ -40,7 +40,12 @@ def td_steps_by_age(age: Tensor, td_steps: int, decay_interval: int | None) -> T
 
 
 def absorbing_mask(terminated: Tensor, unroll_steps: int) -> Tensor:
-    """``[B, K+1]`` bool: positions reached by a terminating action, and all later ones."""
+    """``[B, K+1]`` bool: positions reached by a terminating action, and all later ones.
+
+    Example:
+        >>> absorbing_mask(torch.tensor([[False, True, False, False]]), unroll_steps=3)
+        tensor([[False, False,  True,  True]])
+    """
     ended = terminated[:, :unroll_steps].cummax(1).values if unroll_steps else terminated[:, :0]
     return torch.cat([torch.zeros_like(terminated[:, :1]), ended], 1)
 

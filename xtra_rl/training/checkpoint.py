@@ -54,6 +54,12 @@ def save_checkpoint(
         ValueError: if ``keep`` or ``keep_every`` is below 1, or a state cannot be read back without running code from
             the file.
         OSError: if it cannot be written, for example because the disk is full; the checkpoints before are untouched.
+
+    Example:
+        >>> import tempfile
+        >>> folder, model = tempfile.mkdtemp(), torch.nn.Linear(2, 1)
+        >>> save_checkpoint(folder, {"model": model, "games": 12}, step=100).name
+        'step_000000100'
     """
     if keep < 1 or (keep_every is not None and keep_every < 1):
         raise ValueError(
@@ -108,6 +114,14 @@ def load_checkpoint(
 
     Raises:
         ValueError: if all checkpoints are damaged, or the checkpoint lacks one of ``components``.
+
+    Example:
+        >>> import tempfile
+        >>> folder, model, other = tempfile.mkdtemp(), torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> _ = save_checkpoint(folder, {"model": model, "games": 12}, step=100)
+        >>> found = load_checkpoint(folder, {"model": other})
+        >>> found.step, found.states["games"], torch.equal(model.weight, other.weight)
+        (100, 12, True)
     """
     candidates = _checkpoints(Path(path))
     for step, folder in candidates:

@@ -79,6 +79,17 @@ def deferred() -> Iterator[None]:
     """Let signals wait: ask :func:`stop_requested` at good places; what still waits is raised at the end.
 
     Ctrl-C after another signal does not wait.
+
+    Example:
+        >>> import os
+        >>> try:
+        ...     with stop_signals(), deferred():
+        ...         os.kill(os.getpid(), signal.SIGTERM)
+        ...         print(stop_requested(), "waits until all is saved")
+        ... except Stopped as stop:
+        ...     print(stop)
+        SIGTERM waits until all is saved
+        stopped by SIGTERM
     """
     global _depth
     _depth += 1
@@ -91,7 +102,18 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def immediate() -> Iterator[None]:
-    """Inside of :func:`deferred`: signals raise at once again, for long work that may be cut anywhere."""
+    """Inside of :func:`deferred`: signals raise at once again, for long work that may be cut anywhere.
+
+    Example:
+        >>> import os
+        >>> try:
+        ...     with stop_signals(), deferred(), immediate():
+        ...         os.kill(os.getpid(), signal.SIGINT)
+        ...         print("never reached")
+        ... except Stopped as stop:
+        ...     print(stop, stop.exit_code)
+        stopped by SIGINT 130
+    """
     global _depth
     before, _depth = _depth, 0
     try:

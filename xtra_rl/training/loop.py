@@ -120,6 +120,30 @@ def train_offline(
 
     Raises:
         ValueError: if ``train_steps`` is not positive.
+
+    Example:
+        A student of 18 actions learns from one stored game and its teacher:
+
+        >>> from tensordict import TensorDict
+        >>> from xtra_rl.data import TrajectoryReplayBuffer
+        >>> rows = {"pixels": torch.zeros(9, 1, 36, 36, dtype=torch.uint8), "action": torch.zeros(9)}
+        >>> rows |= {"reward": torch.ones(9), "terminated": torch.arange(9) == 7, "truncated": torch.zeros(9) > 0}
+        >>> rows |= {"teacher_policy": torch.full((9, 18), 1 / 18), "teacher_value": torch.zeros(9)}
+        >>> buffer = TrajectoryReplayBuffer(100, memmap=False)
+        >>> _ = buffer.extend_trajectory(TensorDict(rows, [9]))
+        >>> from xtra_rl.data import MultiTaskReplayBuffer
+        >>> from xtra_rl.models import make_world_model
+        >>> from xtra_rl.objectives import MuZeroLoss
+        >>> from xtra_rl.targets import TeacherTargets
+        >>> from xtra_rl.training.schedules import make_optimizer
+        >>> targets = TeacherTargets(unroll_steps=2, td_steps=3, value_prefix_horizon=None)
+        >>> source = BatchSource(MultiTaskReplayBuffer({"pong": buffer}, {"pong": 4}), {"pong": targets})
+        >>> model = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
+        >>> learner = Learner(MuZeroLoss(model), make_optimizer(model, name="adamw", lr=1e-3), tasks=["pong"])
+        >>> for now in train_offline(source, learner, train_steps=2):
+        ...     print(now.train_steps, scalars(now.metrics)["loss/total"] > 0)
+        1 True
+        2 True
     """
     if train_steps < 1:
         raise ValueError(f"train_steps is {train_steps}; expected at least 1")

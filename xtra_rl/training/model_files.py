@@ -196,6 +196,15 @@ def load_into(
 
     Raises:
         ValueError: as :func:`load_model_weights`, and if names or shapes of tensors differ.
+
+    Example:
+        >>> import tempfile
+        >>> model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> path = save_model(f"{tempfile.mkdtemp()}/model", model, config={"sizes": 2}, metadata={"task": "pong"})
+        >>> load_into(other, path).metadata, torch.equal(model.weight, other.weight)
+        ({'task': 'pong'}, True)
+        >>> sorted(load_model_weights(path).state_dict), read_model_notes(path).config
+        (['bias', 'weight'], {'sizes': 2})
     """
     model = load_model_weights(path)
     problems = _shape_differences(world_model.state_dict(), model.state_dict)

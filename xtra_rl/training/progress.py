@@ -22,7 +22,13 @@ class _Display(Protocol):
 
 
 class Progress(Generic[T]):
-    """A progress display that is iterated over or moved by hand; made by :func:`progress`."""
+    """A progress display that is iterated over or moved by hand; made by :func:`progress`.
+
+    Example:
+        >>> bar: Progress[str] = progress(["pong", "alien"], description="play", unit="game", disable=True)
+        >>> [game for game in bar], bar.n
+        (['pong', 'alien'], 2)
+    """
 
     def __init__(self, iterable: Iterable[T] | None, display: _Display) -> None:
         self._iterable = iterable

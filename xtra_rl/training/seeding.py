@@ -28,5 +28,11 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def make_generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by :func:`derive_seed`."""
+    """A generator seeded by :func:`derive_seed`.
+
+    Example:
+        >>> draws = [torch.rand(3, generator=make_generator(0, "noise")) for _ in range(2)]
+        >>> torch.equal(*draws)
+        True
+    """
     return torch.Generator(device).manual_seed(derive_seed(seed, *names))

@@ -19,6 +19,13 @@ class Stopwatch:
 
     Attributes:
         env_steps, train_steps: taken since the last reading.
+
+    Example:
+        >>> watch = Stopwatch()
+        >>> watch.time("act", lambda: "result of the work")
+        'result of the work'
+        >>> list(watch.read())
+        ['act']
     """
 
     def __init__(self) -> None:

@@ -17,6 +17,21 @@ def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[l
 
     Returns:
         M lists of tensors like ``parameters``.
+
+    Example:
+        Two losses of one layer: how much they agree, and their sum with the second one halved.
+
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> out = layer(torch.eye(2)).squeeze(-1)
+        >>> parameters = list(layer.parameters())
+        >>> gradients = task_gradients(torch.stack([out[0], out.sum()]), parameters)
+        >>> gram = gradient_gram(gradients)
+        >>> gram, gram_cosines(gram)
+        (tensor([[1., 1.],
+                [1., 2.]]), tensor([1.0000, 0.7071]))
+        >>> set_combined_gradient(parameters, gradients, torch.tensor([1.0, 0.5]))
+        >>> layer.weight.grad
+        tensor([[1.5000, 0.5000]])
     """
     gradients = []
     for i in range(losses.numel()):

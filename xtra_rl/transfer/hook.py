@@ -17,6 +17,16 @@ class TaskWeightSchedulerHook(TrainerHookBase):
 
     Args:
         scheduler: the scheduler to step.
+
+    Example:
+        ``hook.register(trainer)`` calls it after each step of the optimiser; by hand:
+
+        >>> from xtra_rl.transfer import TaskWeightScheduler
+        >>> hook = TaskWeightSchedulerHook(TaskWeightScheduler(["phoenix"], start=0, cycle=2, window=1))
+        >>> hook.scheduler.observe({"phoenix": -0.3})
+        >>> hook()
+        >>> hook.log()["task_weight/phoenix"]
+        0.0
     """
 
     def __init__(self, scheduler: TaskWeighting) -> None:

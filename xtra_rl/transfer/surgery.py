@@ -113,6 +113,12 @@ class GradVac(_Surgery):
 
     Raises:
         ValueError: if ``decay`` is not between 0 and 1, or ``window`` below 1.
+
+    Example:
+        A first conflict is taken out as PCGrad does it, for the usual cosine is 0 at first:
+
+        >>> GradVac(["phoenix"]).combine(torch.ones(2), torch.tensor([[1.0, -1.0], [-1.0, 2.0]]))
+        tensor([2.0000, 1.5000])
     """
 
     def __init__(

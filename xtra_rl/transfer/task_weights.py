@@ -183,6 +183,12 @@ def sample_weights(
         weights: ``[M]``.
         reduction: as in :func:`task_coefficients`.
         shard: of the batch that other ranks share; the mean over ranks of the means over their samples is the total.
+
+    Example:
+        Two samples of the target and one of a task of weight 0.5, whose mean is 1 + 0.5:
+
+        >>> sample_weights(torch.tensor([0, 0, 1]), torch.tensor([1.0, 0.5]))
+        tensor([1.5000, 1.5000, 1.5000])
     """
     counts = torch.bincount(task_id, minlength=weights.numel())
     samples = task_id.numel()

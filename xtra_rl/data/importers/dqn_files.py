@@ -66,6 +66,11 @@ def download_dqn_replay(
     Raises:
         ValueError: if pooch is not installed, or a number is out of range.
         DatasetError: if a file cannot be fetched.
+
+    Example:
+        Three gigabytes, from the bucket of the authors:
+
+        >>> download_dqn_replay("logs", "Pong", checkpoints=[0, 25, 49])  # doctest: +SKIP
     """
     try:
         import pooch

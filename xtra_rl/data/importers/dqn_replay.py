@@ -78,6 +78,20 @@ def import_dqn_replay(
     Raises:
         DatasetError: if files are missing, damaged or of different lengths, or the dataset has other settings.
         ValueError: if the task is no Atari game, the actions are not the game's, or a number is out of range.
+
+    Example:
+        A log of one short game:
+
+        >>> import gzip, tempfile
+        >>> logs, ends = Path(tempfile.mkdtemp()), np.arange(8) == 7
+        >>> frames = np.ones((8, 84, 84), np.uint8)
+        >>> columns = {"observation": frames, "action": np.zeros(8, np.int32), "reward": np.ones(8, np.float32)}
+        >>> for kind, array in {**columns, "terminal": ends.astype(np.uint8)}.items():
+        ...     with gzip.open(logs / f"$store$_{kind}_ckpt.0.gz", "wb") as file:
+        ...         np.save(file, array)
+        >>> dataset = import_dqn_replay(logs, f"{tempfile.mkdtemp()}/pong", "Pong", image_size=48)
+        >>> dataset.num_episodes, dataset.frame_shape
+        (1, (1, 48, 48))
     """
     spec = atari_task(task)
     size = FRAME_SHAPE[0] if image_size is None else image_size

@@ -68,6 +68,11 @@ def import_minari(
     Raises:
         DatasetError: if there is no such dataset, it does not say how it was played, or our folder has other settings.
         ValueError: if Minari is not installed, or the dataset is of another game or kind.
+
+    Example:
+        >>> dataset = import_minari(  # doctest: +SKIP
+        ...     "atari/phoenix/expert-v0", "data/phoenix", "Phoenix", image_size=96, download=True
+        ... )
     """
     spec = atari_task(task)
     if (image_size is not None and image_size < 1) or (max_episodes is not None and max_episodes < 1):
