@@ -162,6 +162,21 @@ def _is_public(owner, found):
     return not callable(found) and getattr(owner, "__name__", "") in MODULES and not hasattr(owner, "__all__")
 
 
+def test_signatures_speak_of_types_that_a_reader_can_look_up():
+    public = {id(value) for _, value in public_objects()}
+    private = []
+    for path, value in public_callables():
+        function = value.__init__ if inspect.isclass(value) else value
+        for name, hint in getattr(function, "__annotations__", {}).items():
+            # An underscore says that nobody is to pass or use it.
+            for word in re.findall(r"\b[a-zA-Z]\w*", str(hint)):
+                found = getattr(sys.modules[value.__module__], word, None)
+                ours = inspect.isclass(found) and found.__module__.startswith("xtra_rl")
+                if ours and id(found) not in public:
+                    private.append(f"{path}({name}: {word})")
+    assert not private, "\n".join(private)
+
+
 #: Four arguments are more than a sentence can explain.
 MANY_ARGUMENTS = 4
 

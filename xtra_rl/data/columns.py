@@ -36,6 +36,24 @@ class ColumnWriter:
 
     Raises:
         ValueError: if another writer is at work on the column.
+
+    Example:
+        A value for each row of an episode of three steps; the dataset makes the writer:
+
+        >>> import tempfile
+        >>> from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
+        >>> path = f"{tempfile.mkdtemp()}/pong"
+        >>> rows = {"pixels": np.zeros((4, 1, 8, 8), np.uint8), "action": np.zeros(4)}
+        >>> rows |= {"reward": np.ones(4), "terminated": np.arange(4) == 2, "truncated": np.zeros(4) > 0}
+        >>> with TrajectoryWriter(path, "pong", frame_shape=(1, 8, 8)) as writer:
+        ...     _ = writer.add_episode(rows)
+        >>> dataset = TrajectoryDataset(path)
+        >>> column: ColumnWriter = dataset.column_writer("teacher_value")
+        >>> with column:
+        ...     column.add(np.full(4, 0.5, np.float32))
+        ...     column.finish()
+        >>> dataset.column("teacher_value")[0].shape
+        torch.Size([4])
     """
 
     def __init__(

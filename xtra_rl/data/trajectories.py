@@ -22,7 +22,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from xtra_rl.data.append_file import DatasetError, FileEntry, check_size, verify_file
+from xtra_rl.data.append_file import DatasetError, check_size, verify_file
+from xtra_rl.data.buffers import TrajectoryReplayBuffer
 from xtra_rl.data.columns import Column, ColumnWriter
 from xtra_rl.data.dataset_buffer import DatasetReplayBuffer, small_rows
 from xtra_rl.data.frames import BLOCK_DTYPE, FrameReader
@@ -62,10 +63,10 @@ class TrajectoryDataset:
         self.manifest = read_manifest(self.path)
         if self.manifest["num_episodes"] == 0:
             raise DatasetError(f"dataset {str(self.path)!r} is empty; collect at least one episode")
-        for name, entry in self.files.items():
+        for name, entry in self.manifest["files"].items():
             check_size(self.path / name, entry)
         for name in (EPISODES, BLOCKS):
-            verify_file(self.path / name, self.files[name])
+            verify_file(self.path / name, self.manifest["files"][name])
         self.episodes = map_table(self.path, self.manifest, EPISODES, EPISODE_DTYPE)
         layout = {
             name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in self.manifest["rows"].items()
@@ -90,8 +91,8 @@ class TrajectoryDataset:
         return type(self), (self.path,)
 
     @property
-    def files(self) -> dict[str, FileEntry]:
-        """Size and hash of every file but the manifest and the columns, by name."""
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Size (``bytes``) and hash (``sha256``) of every file but the manifest and the columns, by name."""
         return self.manifest["files"]
 
     @property
@@ -328,7 +329,8 @@ class TrajectoryDataset:
 
     def _checks(self) -> dict[str, Callable[[], None]]:
         checks: dict[str, Callable[[], None]] = {
-            name: partial(verify_file, self.path / name, entry) for name, entry in self.files.items()
+            name: partial(verify_file, self.path / name, entry)
+            for name, entry in self.manifest["files"].items()
         }
         for name in self.column_names():
             # Without this file nothing of the column was committed.
@@ -351,8 +353,10 @@ class TrajectoryDataset:
         seed: int = 0,
         generator: torch.Generator | None = None,
         reuse_memory: bool = False,
-    ) -> DatasetReplayBuffer:
+    ) -> TrajectoryReplayBuffer:
         """Sample windows of the episodes; frames are decompressed as they are drawn.
+
+        The buffer reads from the dataset and cannot be written to.
 
         Args:
             columns: targets to take along, stored with the rows or beside them.
@@ -374,7 +378,7 @@ class TrajectoryDataset:
         tables = {}
         for name in [*ROW_DTYPES, *columns]:
             if name in self._tables:
-                verify_file(self.path / row_file(name), self.files[row_file(name)])
+                verify_file(self.path / row_file(name), self.manifest["files"][row_file(name)])
                 tables[name] = self._tables[name]
             elif name != "pixels":
                 column = self._open_column(name, provenance)

@@ -6,7 +6,7 @@ from xtra_rl.models.dynamics import Dynamics, RewardHead, ValuePrefixHead
 from xtra_rl.models.factory import make_world_model
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.models.prediction import Prediction
-from xtra_rl.models.prior_policy import PriorPolicy
+from xtra_rl.models.prior_policy import PriorPolicy, RootModel
 from xtra_rl.models.projection import Projection
 from xtra_rl.models.rainbow import RainbowNetwork, RainbowPolicy
 from xtra_rl.models.representation import Representation
@@ -26,6 +26,7 @@ __all__ = [
     "RainbowPolicy",
     "Representation",
     "RewardHead",
+    "RootModel",
     "Support",
     "ValuePrefixHead",
     "WorldModel",

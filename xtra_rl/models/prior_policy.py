@@ -15,9 +15,10 @@ from xtra_rl.search.types import InitialOutput
 
 
 class RootModel(Protocol):
-    """A module that gives prior logits ``[B, A]`` for an observation ``[B, F*C, H, W]``."""
+    """What :class:`PriorPolicy` asks of a model: a part of :class:`~xtra_rl.search.SearchModel`."""
 
-    def initial_inference(self, observation: Tensor) -> InitialOutput: ...
+    def initial_inference(self, observation: Tensor) -> InitialOutput:
+        """Prior logits ``[B, A]``, value and embedding of ``observation [B, F*C, H, W]``."""
 
 
 class PriorPolicy(TensorDictModuleBase):
@@ -30,7 +31,7 @@ class PriorPolicy(TensorDictModuleBase):
 
     Args:
         world_model: a :class:`~xtra_rl.models.WorldModel`, or its :class:`~xtra_rl.models.InferenceModel`, which is
-            faster and follows it.
+            faster and follows it, or another module with ``initial_inference``.
         generator: source of the draws; default: an own one with seed 0, on the CPU.
 
     Example:

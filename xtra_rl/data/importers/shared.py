@@ -15,7 +15,8 @@ from xtra_rl.training.progress import progress
 class OnProgress(Protocol):
     """Anything that counts, e.g. :class:`xtra_rl.training.progress.Progress`."""
 
-    def update(self, n: int = 1) -> Any: ...
+    def update(self, n: int = 1) -> Any:
+        """Count ``n`` more, rows or episodes."""
 
 
 def atari_task(task: str | TaskSpec) -> TaskSpec:
