@@ -40,7 +40,8 @@ __all__ = [
     "unregister_task",
 ]
 
-_MODULES = {"make_atari_env": "atari", "make_env": "factory"}
+# AtariEnv was public once; make_atari_env makes it.
+_MODULES = {"AtariEnv": "atari", "make_atari_env": "atari", "make_env": "factory"}
 _MODULES |= dict.fromkeys(("SubtractBackground", "measure_background"), "background")
 _MODULES |= dict.fromkeys(
     ("END_OF_LIFE", "LegalActions", "LifeLoss", "StackFrames", "StepLimit"), "transforms"
