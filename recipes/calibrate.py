@@ -58,7 +58,7 @@ def calibrate(cfg: DictConfig) -> Path:
     before = read_json(path) if path.is_file() else {}
     content: dict[str, Any] = before if before.items() >= about.items() else {**about, "cases": {}}
     content |= {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "torch": version("torch"),
         "cores": os.cpu_count(),
         "num_envs": cfg.num_envs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import pkgutil
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from recipe_names import PLAIN_RECIPES, RECIPES
 
 import xtra_rl
@@ -90,3 +92,15 @@ def test_the_package_is_light_and_quietens_idle_threads():
         environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | given
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == expected
+
+
+def test_the_oldest_python_that_is_promised_is_one_and_runs_the_pinned_set():
+    (oldest,) = re.findall(r"^python_requires = >=(3\.\d+)$", (ROOT / "setup.cfg").read_text(), re.M)
+    for page in ("README.md", "docs/index.md"):
+        assert f"Python {oldest} or newer" in (ROOT / page).read_text()
+    assert f'target-version = "py{oldest.replace(".", "")}"' in (ROOT / "ruff.toml").read_text()
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name = line.partition("==")[0]
+        if "==" in line and importlib.util.find_spec(name):
+            needed = importlib.metadata.metadata(name)["Requires-Python"]
+            assert SpecifierSet(needed or "").contains(f"{oldest}.0"), f"{line} needs Python {needed}"

@@ -169,7 +169,7 @@ def failure_of(log: str | os.PathLike[str]) -> str | None:
 def _start(job: Job) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     _note_of(job.log).unlink(missing_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with open(job.log, "ab") as log:
         log.write(f"{now} $ {shlex.join(job.command)}\n".encode())
         log.flush()
