@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xtra_rl.command_line import ArgumentParser
 from xtra_rl.files import write_csv
 from xtra_rl.kernels import benchmark_lightzero as lightzero
 from xtra_rl.kernels import benchmark_machine as machine
@@ -207,10 +208,7 @@ def cases(args: argparse.Namespace) -> Iterator[Callable[[], Case]]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("Commands:")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ArgumentParser(description=(__doc__ or "").split("Commands:")[0])
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument(
         "--batches", nargs="+", type=int, default=BATCHES, help="roots searched at once (%(default)s)"

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from xtra_rl.command_line import ArgumentParser
 from xtra_rl.evaluation.scaling_figure import draw_scaling
 from xtra_rl.files import read_json
 from xtra_rl.recipes import capacity_matrix, capacity_scaling
@@ -35,9 +36,9 @@ def positive(text: str) -> int:
     return number
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The arguments."""
-    arguments = argparse.ArgumentParser(
+    arguments = ArgumentParser(
         prog="python recipes/capacity.py",
         description="Hours, memory and disk of many runs on some numbers of GPUs.",
         epilog="exit status: 0; 2 for a wrong argument.",

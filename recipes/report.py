@@ -13,19 +13,19 @@ and tables/*.csv with every number.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 
+from xtra_rl.command_line import ArgumentParser
 from xtra_rl.report.collect import collect
 from xtra_rl.report.page import write_report
 from xtra_rl.runs.tables import size_text
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The arguments."""
-    arguments = argparse.ArgumentParser(
+    arguments = ArgumentParser(
         prog="python recipes/report.py",
         description="Write one self-contained HTML page about studies and runs, with its pictures and tables as files.",
         epilog="exit status: 0; 2 for a wrong argument. Runs that are missing, broken, unfinished, of another version"

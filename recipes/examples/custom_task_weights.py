@@ -10,18 +10,15 @@ Prints for each rule the final weights and the error (0: the true function, 1: n
 of one core. A rule that measures for ever ends at 0: once the target fits its noise, its clean copy pulls away.
 """
 
-from __future__ import annotations
-
-import argparse
 from collections.abc import Callable
-from typing import Any
+
+from xtra_rl.command_line import ArgumentParser
+from xtra_rl.training.learner import Learner
+from xtra_rl.transfer import PCGrad, TaskWeighting, TaskWeightScheduler
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
-
-from xtra_rl.training.learner import Learner
-from xtra_rl.transfer import PCGrad, TaskWeighting, TaskWeightScheduler
 
 CROSS = ("same", "unrelated", "opposite")
 INPUTS, SAMPLES, NOISE = 16, 32, 2.0
@@ -69,8 +66,10 @@ def train(rule: TaskWeighting, steps: int, seed: int) -> Tensor:
     data = {"pixels": inputs.view(-1, 1, INPUTS, 1, 1), "label": labels.flatten(), "task_id": tasks}
     model = nn.Linear(INPUTS, 1, bias=False)
     loss, optimizer = SquaredError(model), torch.optim.SGD(model.parameters(), lr=0.02)
-    options: dict[str, Any] = {"max_grad_norm": 1e9, "frame_stack": 1, "augmentation": False}
-    learner = Learner(loss, optimizer, tasks=["target", *CROSS], task_weights=rule, **options)
+    learner = Learner(
+        loss, optimizer, tasks=["target", *CROSS], task_weights=rule, max_grad_norm=1e9, frame_stack=1,
+        augmentation=False,
+    )  # fmt: skip
     for _ in range(steps):
         learner.step(TensorDict(data, [4 * SAMPLES]).clone())
     error = (model.weight[0] - truth).square().sum() / truth.square().sum()
@@ -78,7 +77,7 @@ def train(rule: TaskWeighting, steps: int, seed: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()

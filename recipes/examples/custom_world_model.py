@@ -8,18 +8,12 @@ here with the consistency loss. A state that is no picture travels as ``pixels [
 Prints mean returns of 20 games of at most 500 steps: random play, and the agent as it learns. 66 s of one core.
 """
 
-from __future__ import annotations
+from functools import partial
 
-import argparse
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torchrl.envs import Compose, EnvBase, GymEnv, SerialEnv, TransformedEnv, UnsqueezeTransform
-
+from xtra_rl.command_line import ArgumentParser
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
 from xtra_rl.envs import make_env, register_task
-from xtra_rl.evaluation.baselines import random_returns
+from xtra_rl.evaluation.baselines import RandomPolicy
 from xtra_rl.evaluation.evaluate import evaluate
 from xtra_rl.models import DynamicsModel, Support, WorldModel
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
@@ -30,12 +24,11 @@ from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner
 from xtra_rl.training.loop import train_online
 
+import torch
+from torch import Tensor, nn
+from torchrl.envs import Compose, EnvBase, GymEnv, SerialEnv, TransformedEnv, UnsqueezeTransform
+
 BINS = 25
-GAMES: dict[str, Any] = {"num_episodes": 20, "seed": 1000, "env_kwargs": {"frame_stack": 1}}
-OPTIONS: dict[str, Any] = {"frame_stack": 1, "augmentation": False, "lr_factor": lambda update: 0.999**update}
-PLAY: dict[str, Any] = {"warmup_steps": 400, "replay_ratio": 0.25}
-SEARCH: dict[str, Any] = {"num_simulations": 8, "discount": 0.98, "rescale_floor": 1.0}
-SHAPE: dict[str, Any] = {"unroll_steps": 5, "td_steps": 10, "discount": 0.98, "frame_stack": 1}
 
 
 class Net(nn.Module):
@@ -71,28 +64,35 @@ def make_cartpole(num_envs: int, seed: int, training: bool) -> EnvBase:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
     task = register_task("cartpole", make_cartpole, num_actions=2)
-    print(f"random play: {random_returns('cartpole', **GAMES).mean_return:.1f}")
+    score = partial(evaluate, task="cartpole", num_episodes=20, seed=1000, env_kwargs={"frame_stack": 1})
+    print(f"random play: {score(RandomPolicy(torch.Generator().manual_seed(args.seed))).mean_return:.1f}")
 
-    encoder = nn.Sequential(nn.Flatten(), Net(4, 32).net)
-    parts = encoder, DynamicsModel(Transition(34, 32), Reward(32, BINS)), Heads(32, 2 + BINS)
-    model = WorldModel(*parts, support=Support(BINS // 2), value_prefix_horizon=None)
+    torch.manual_seed(args.seed)
+    parts = nn.Sequential(nn.Flatten(), Net(4, 32).net), DynamicsModel(Transition(34, 32), Reward(32, BINS))
+    model = WorldModel(*parts, Heads(32, 2 + BINS), support=Support(BINS // 2), value_prefix_horizon=None)
     target = LaggingTarget(model, interval=50, lag=False)
-    planner, again = (GumbelMCTSPlanner(net, seed=args.seed, **SEARCH) for net in (model, target.module))
+    search = partial(GumbelMCTSPlanner, num_simulations=8, discount=0.98, rescale_floor=1.0)
+    planner, again = search(model, seed=args.seed), search(target.module, seed=args.seed + 1)
     replay = TrajectoryReplayBuffer(20_000, num_envs=8, num_actions=2, memmap=False, seed=args.seed)
     actor = Actor(make_env("cartpole", 8, frame_stack=1, seed=args.seed), planner, replay)
-    targets = ReanalyzeTargets(again, task.action_mask, policy_ratio=0.25, age_interval=None, **SHAPE)
+    targets = ReanalyzeTargets(
+        again, task.action_mask, unroll_steps=5, td_steps=10, discount=0.98, policy_ratio=0.25, frame_stack=1
+    )
     source = BatchSource(MultiTaskReplayBuffer({"cartpole": replay}, {"cartpole": 64}), {"cartpole": targets})
-    loss, optimizer = MuZeroLoss(model, consistency_coef=0), torch.optim.AdamW(model.parameters(), lr=0.002)
-    learner = Learner(loss, optimizer, tasks=["cartpole"], target=target, **OPTIONS)
-    for now in train_online(actor, source, learner, env_steps=args.steps, **PLAY):
+    loss, adam = MuZeroLoss(model, consistency_coef=0), torch.optim.AdamW(model.parameters(), lr=0.002)
+    learner = Learner(
+        loss, adam, tasks=["cartpole"], target=target, lr_factor=lambda update: 0.999**update, frame_stack=1,
+        augmentation=False,
+    )  # fmt: skip
+    steps = train_online(actor, source, learner, env_steps=args.steps, warmup_steps=400, replay_ratio=0.25)
+    for now in steps:
         if now.env_steps % 1000 == 0:
-            print(f"{now.env_steps} env steps: {evaluate(planner, 'cartpole', **GAMES).mean_return:.1f}")
+            print(f"{now.env_steps} env steps: {score(planner).mean_return:.1f}")
 
 
 if __name__ == "__main__":

@@ -9,19 +9,17 @@ Prints the mean return of 10 games of at most 500 steps, for random play and for
 batch of the collector holds. 25 s of one core.
 """
 
-from __future__ import annotations
-
-import argparse
 import math
+
+from xtra_rl.command_line import ArgumentParser
+from xtra_rl.envs import LegalActions
+from xtra_rl.evaluation.baselines import RandomPolicy
+from xtra_rl.search import Embedding, GumbelMCTSPlanner, InitialOutput, RecurrentOutput
 
 import torch
 from torch import Tensor
 from torchrl.collectors import Collector, Evaluator
 from torchrl.envs import EnvBase, GymEnv, SerialEnv, TransformedEnv
-
-from xtra_rl.envs import LegalActions
-from xtra_rl.evaluation.baselines import RandomPolicy
-from xtra_rl.search import Embedding, GumbelMCTSPlanner, InitialOutput, RecurrentOutput
 
 ANGLE, PLACE = 12 * math.pi / 180, 2.4
 DISCOUNT = 0.97
@@ -66,7 +64,7 @@ def make_env(num_envs: int, seed: int) -> EnvBase:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, nargs="+", default=[2, 4, 16])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

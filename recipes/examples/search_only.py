@@ -9,15 +9,13 @@ Prints how many moves are right, by rule and number of simulations, and fails un
 mistake. 18 s of one core.
 """
 
-from __future__ import annotations
-
-import argparse
 from functools import cache, partial
+
+from xtra_rl.command_line import ArgumentParser
+from xtra_rl.search import RecurrentOutput, gumbel_search, puct_search
 
 import torch
 from torch import Tensor
-
-from xtra_rl.search import RecurrentOutput, gumbel_search, puct_search
 
 LINES = ("012", "345", "678", "036", "147", "258", "048", "246")
 
@@ -67,7 +65,7 @@ def rules() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, nargs="+", default=[8, 32, 128, 512])
     following, reward, value = rules()
     prior = torch.zeros(value.shape).masked_fill(value == -2, -torch.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -130,3 +131,32 @@ def test_an_override_beside_a_flag_is_understood():
     shown = run("recipes/xtra_finetune.py", "seed=3", "--cfg", "job")
     assert shown.returncode == 0, shown.stderr
     assert "seed: 3" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "answer"),
+    [
+        ("xtra_rl.recipes.capacity", "x.json --sedes 3", "did you mean --seeds instead of --sedes?"),
+        ("xtra_rl.recipes.capacity", "x.json --experiments tabel1", "did you mean table1?"),
+        ("xtra_rl.recipes.report", "runs --titel=x", "did you mean --title instead of --titel?"),
+        ("xtra_rl.recipes.report", "runs --mode smapled", "did you mean sampled?"),
+        ("xtra_rl.runs.__main__", "lst", "did you mean list?"),
+        ("xtra_rl.runs.__main__", "list --jsn", "did you mean --json instead of --jsn?"),
+        ("xtra_rl.data.__main__", "benchmark --wrok x", "did you mean --work instead of --wrok?"),
+        ("xtra_rl.kernels.benchmark", "--batch-size 3", "unrecognized arguments: --batch-size 3"),
+        ("xtra_rl.kernels.benchmark", "--sections tee", "did you mean tree?"),
+    ],
+)
+def test_a_mistake_in_an_argument_is_answered_with_the_nearest(module, words, answer, capsys):
+    module = importlib.import_module(module)
+    with pytest.raises(SystemExit) as end:
+        module.main(words.split())
+    assert end.value.code == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_every_command_line_of_the_project_answers_so():
+    folders = ("xtra_rl", "recipes", "kernels")
+    texts = [path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert sum("ArgumentParser(" in text for text in texts) >= 12
+    assert not any("argparse.ArgumentParser(" in text for text in texts)

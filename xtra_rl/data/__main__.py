@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from xtra_rl.command_line import ArgumentParser
+
 if TYPE_CHECKING:
     from xtra_rl.data.trajectories import TrajectoryDataset
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The commands and their arguments."""
-    top = argparse.ArgumentParser(
+    top = ArgumentParser(
         prog="python -m xtra_rl.data", description="Look at offline datasets, import public ones."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -9,17 +9,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from xtra_rl.command_line import ArgumentParser
+
 EXIT_STATUS = "exit status: 0; 1 if a run is broken; 2 for a wrong argument"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The commands and their arguments."""
-    top = argparse.ArgumentParser(
+    top = ArgumentParser(
         prog="python -m xtra_rl.runs", description="Find, show, compare and export runs.", epilog=EXIT_STATUS
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, help: str, description: str) -> argparse.ArgumentParser:
+    def add(name: str, help: str, description: str) -> ArgumentParser:
         return commands.add_parser(name, help=help, description=description, epilog=EXIT_STATUS)
 
     found = add(
@@ -55,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _describe_export(command: argparse.ArgumentParser) -> None:
+def _describe_export(command: ArgumentParser) -> None:
     command.add_argument("source", metavar="RUN", help="a finished run directory, or a model directory")
     command.add_argument("target", metavar="DIR", help="a new folder, or one of an earlier export")
     command.add_argument(
