@@ -76,14 +76,29 @@ def test_recipes_are_short(recipe):
     assert len((ROOT / "recipes" / f"{recipe}.py").read_text().splitlines()) <= 200
 
 
+def imported(text):
+    """Packages beyond the standard library that a program imports at its top, in order."""
+    names: list[str] = []
+    for node in ast.parse(text).body:
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    known = {"__future__", *sys.stdlib_module_names}
+    return [name.split(".")[0] for name in names if name.split(".")[0] not in known]
+
+
 @pytest.mark.parametrize("recipe", [*RECIPES, *PLAIN_RECIPES])
 def test_recipes_load_the_package_before_pytorch(recipe):
     """What ``xtra_rl`` sets for OpenMP is read when PyTorch is loaded."""
-    body = ast.parse((ROOT / "recipes" / f"{recipe}.py").read_text()).body
-    names = [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
-    names += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
-    early = {name.split(".")[0] for name in names} - {"xtra_rl", "__future__", *sys.stdlib_module_names}
-    assert early <= {"hydra", "omegaconf"}
+    found = imported((ROOT / "recipes" / f"{recipe}.py").read_text())
+    assert set(found) - {"xtra_rl"} <= {"hydra", "omegaconf"}
+
+
+def test_examples_and_the_readme_load_the_package_before_pytorch():
+    texts = [path.read_text() for path in (ROOT / "recipes" / "examples").glob("*.py")]
+    texts += re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(texts) >= 9
+    for text in texts:
+        assert imported(text)[0] == "xtra_rl", text.splitlines()[0]
 
 
 def test_the_package_is_light_and_quietens_idle_threads():

@@ -21,7 +21,10 @@ PAGE = ROOT / "docs" / "tutorials.md"
 USER_CODE = """
 import torch
 from torch import Tensor
+from xtra_rl.models import WorldModel
+from xtra_rl.objectives import MuZeroLoss
 from xtra_rl.search import GumbelMCTSPlanner, InitialOutput, RecurrentOutput
+from xtra_rl.training.learner import Learner
 
 
 class Model:
@@ -36,6 +39,11 @@ class Model:
 
 
 planner = GumbelMCTSPlanner(Model(), num_simulations={simulations})
+
+
+def learner(model: WorldModel) -> Learner:
+    adam = torch.optim.AdamW(model.parameters())
+    return Learner(MuZeroLoss(model), adam, tasks=["mine"], {option})
 """
 
 
@@ -223,11 +231,28 @@ def test_a_type_checker_passes_on_the_examples():
     assert (ROOT / "xtra_rl" / "py.typed").exists()
 
 
-@pytest.mark.parametrize(("simulations", "passes"), [("8", True), ("'8'", False)])
-def test_a_type_checker_tells_right_user_code_from_wrong(tmp_path, simulations, passes):
+@pytest.mark.parametrize(
+    ("simulations", "option", "wrong"),
+    [
+        ("8", "frame_stack=1", None),
+        ("'8'", "frame_stack=1", "num_simulations"),
+        ("8", "frame_stack='1'", "frame_stack"),
+        ("8", "augmentations=False", "augmentations"),
+    ],
+)
+def test_a_type_checker_tells_right_user_code_from_wrong(tmp_path, simulations, option, wrong):
     pytest.importorskip("mypy")
     path = tmp_path / "user.py"
-    path.write_text(USER_CODE.format(simulations=simulations))
+    path.write_text(USER_CODE.format(simulations=simulations, option=option))
     done = mypy(path)
-    assert (done.returncode == 0) == passes, done.stdout
-    assert passes or "num_simulations" in done.stdout
+    assert (done.returncode == 0) == (wrong is None), done.stdout
+    assert wrong is None or wrong in done.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_type_checker_sees_the_arguments_of_an_example(name):
+    """What is handed on as ``**OPTIONS`` it does not; only frame settings, which two calls share, go that way."""
+    tree = ast.parse((FOLDER / f"{name}.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    handed = [ast.unparse(word.value) for call in calls for word in call.keywords if word.arg is None]
+    assert set(handed) <= {"FRAMES", "plain"}
