@@ -48,7 +48,8 @@ def keys_of(recipe: str) -> dict[str, Any]:
     """The nested keys of a recipe's config, as its files have them."""
     own = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
     base = yaml.safe_load((CONFIGS / "base.yaml").read_text())
-    own.pop("defaults")
+    for name in ("defaults", "hydra"):
+        own.pop(name, None)
     return _merge(base, own)
 
 
