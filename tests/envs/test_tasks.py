@@ -41,6 +41,8 @@ def test_unknown_task_names_known_tasks_and_the_nearest():
         get_task("asault")
     with pytest.raises(ValueError, match="task set 'mazes' is unknown; did you mean 'maze'"):
         task_set("mazes")
+    with pytest.raises(ValueError, match=r"^task 'zzz' is unknown\. Known: alien, .*\.$"):
+        get_task("zzz")
 
 
 def test_action_mask_of_amidar():

@@ -80,7 +80,7 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> ValueError:
     """Error that lists the known names and, if there is one, the nearest."""
     by_key = {_key(candidate): candidate for candidate in known}
     close = difflib.get_close_matches(_key(name), by_key, n=1)
-    hint = f"; did you mean {by_key[close[0]]!r}?" if close else ""
+    hint = f"; did you mean {by_key[close[0]]!r}?" if close else "."
     return ValueError(f"{kind} {name!r} is unknown{hint} Known: {', '.join(sorted(known))}.")
 
 
