@@ -61,7 +61,7 @@ def make_catch(num_envs: int, seed: int, training: bool) -> EnvBase:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     task = register_task("catch", make_catch, num_actions=3)
