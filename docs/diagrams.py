@@ -241,7 +241,22 @@ def search() -> Diagram:
     return draw
 
 
-DIAGRAMS = {"pipeline": pipeline, "training_step": training_step, "search": search}
+def kernels() -> Diagram:
+    """One simulation on a GPU: the two kernels are blue, what PyTorch does is green."""
+    draw = Diagram(98, 27)
+    draw.box("gather", 2, 3, 25, 8, "gather_latents\npool[parent] to a buffer,\nLSTM reset on the way", STAGE)
+    draw.box("model", 40, 3, 18, 8, "model\nPyTorch, folded", MODEL)
+    draw.box("step", 71, 3, 25, 8, "search_step\nadd the leaf, back up,\nselect the next place", STAGE)
+    draw.box("pool", 40, 17, 18, 6, "pool of latents\npool[leaf]", STORE)
+    draw.arrow("gather", "model", "latents")
+    draw.arrow("model", "step", "reward, value,\nlogits", at=(0, -2.7))
+    draw.line([(49, 11), (49, 17)], "next latent, one\ncontiguous copy", at=(7.5, -0.6))
+    draw.line([(40, 20), (14.5, 20), (14.5, 11)], "latents of the parents", at=(12.7, 3.4))
+    draw.line([(83.5, 11), (83.5, 25.5), (7, 25.5), (7, 11)], "parent, action, row", at=(0, -1.1))
+    return draw
+
+
+DIAGRAMS = {"pipeline": pipeline, "training_step": training_step, "search": search, "kernels": kernels}
 
 
 def write(folder: Path = PICTURES) -> None:

@@ -1,4 +1,4 @@
-"""The pages of README and site, taken apart: blocks, links, headings."""
+"""The pages of README, site, kernels and results, taken apart: blocks, links, headings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# They come into the site by links.
+PAGES += [ROOT / "kernels" / "README.md", *sorted((ROOT / "results").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 #: Stands on the line before a block that takes long; later blocks of the page, which build on it, are left to it, too.
 SLOW = "<!-- slow -->"

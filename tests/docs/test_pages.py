@@ -47,12 +47,21 @@ def test_the_slow_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 
 
 def commands(page):
-    """Command lines of a page's shell blocks, continued lines joined, comments left out."""
+    """Command lines of a page's shell blocks, continued lines joined, comments and what starts Python left out."""
     for block in blocks(page, "bash"):
         for line in block.text.replace("\\\n", " ").splitlines():
             for part in re.sub(r"\s#.*", "", line).split("&&"):
                 if words := shlex.split(part):
-                    yield words
+                    yield started(words)
+
+
+def started(words):
+    """What settings of the environment, ``torchrun`` and ``compute-sanitizer`` stand before."""
+    words = words[next(place for place, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)) :]
+    if words[0] == "torchrun":
+        program = next(place for place, word in enumerate(words) if place and not word.startswith("--"))
+        return ["python", *words[program:]]
+    return words[words.index("python") :] if words[0] == "compute-sanitizer" else words
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
@@ -118,7 +127,13 @@ def test_links_to_names_of_the_reference_are_to_public_names():
 def test_every_page_is_in_the_navigation():
     nav = (ROOT / "docs" / "mkdocs.yml").read_text().partition("\nnav:")[2]
     listed = set(re.findall(r"[\w/]+\.md", nav))
-    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]} <= listed
+    pages = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
+    assert {str(page.relative_to(ROOT / "docs")) for page in pages} <= listed
+
+
+def test_pages_show_no_diagram_that_the_site_does_not_draw():
+    """GitHub draws mermaid, the site shows its source; the README, which is not on the site, may have some."""
+    assert [name for name in NAMES if blocks(name, "mermaid")] == ["README.md"]
 
 
 def test_diagrams_are_those_that_the_script_draws(tmp_path):
