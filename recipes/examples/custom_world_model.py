@@ -5,7 +5,7 @@ here with the consistency loss. A state that is no picture travels as ``pixels [
 
     python recipes/examples/custom_world_model.py
 
-Prints mean returns of 20 games of at most 500 steps: random play, and the agent as it learns. 66 s of one core.
+Prints mean returns of 20 games of at most 500 steps: random play, and the agent as it learns. 86 s of one core.
 """
 
 from functools import partial
