@@ -104,7 +104,12 @@ def is_main_of_environment() -> bool:
 
 
 def is_told_elsewhere(error: BaseException) -> bool:
-    """Whether the main rank prints this error as well: it was raised there, or before the ranks joined."""
+    """Whether the main rank prints this error as well: it was raised there, or before the ranks joined.
+
+    Example:
+        >>> is_told_elsewhere(ValueError("of the only process"))
+        False
+    """
     if dist.is_initialized():
         return not is_main() and getattr(error, "of_main_rank", False)
     return not is_main_of_environment()
