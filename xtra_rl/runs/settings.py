@@ -65,7 +65,8 @@ def defaults_of(recipe: str, scale: str) -> dict[str, Any] | None:
     settings: dict[str, Any] = {}
     for file in files:
         settings = _merge(settings, _load(file))
-    settings.pop("defaults", None)
+    for name in ("defaults", "hydra"):
+        settings.pop(name, None)
     return settings
 
 
