@@ -64,6 +64,7 @@ def started(words):
     return words[words.index("python") :] if words[0] == "compute-sanitizer" else words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_of_a_page_compose(page, config):
     for words in commands(page):

@@ -42,6 +42,7 @@ def test_most_of_a_frame_is_background_and_the_screen_stays(game):
     env.close()
 
 
+@pytest.mark.slow
 def test_the_game_itself_is_the_same():
     """Rewards, lives and screens of the same actions."""
     plain, other = (make_env("alien", 2, **SMALL, seed=3, subtract_background=flag) for flag in (False, True))

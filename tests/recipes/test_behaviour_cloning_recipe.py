@@ -111,6 +111,7 @@ def test_agent_acts_by_the_policy_head_of_the_model_that_learns(config):
         torch.testing.assert_close(engine, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_plays_a_cloned_model_without_search(run_of, config, tmp_path, monkeypatch):
     run = RunDirectory(run_of("first"))
     # The dynamics are untrained: a search over them would be a mistake.

@@ -231,6 +231,7 @@ def test_a_type_checker_passes_on_the_examples():
     assert (ROOT / "xtra_rl" / "py.typed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("simulations", "option", "wrong"),
     [

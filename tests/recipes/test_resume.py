@@ -156,6 +156,7 @@ def test_early_stop(reuse, monkeypatch, limit, evaluations, reason):
     assert summary["env_steps"] == 10 * (evaluations - 1)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_taken_for_another_run(reuse, cut, tmp_path):
     cut(Actor, "step", 3)
     assert end_of(xtra_finetune, reuse(*SCRATCH)) == 0
@@ -178,6 +179,7 @@ def test_inputs_that_changed_meanwhile_are_refused(first_run, reuse, cut, tmp_pa
     assert "was started with another student" in fails(xtra_finetune, reuse(*flags))
 
 
+@pytest.mark.slow
 def test_an_early_end_that_was_cut_off_is_an_end_still(reuse, monkeypatch, tmp_path):
     """Cut in the evaluation that is the reason, then while the run is being finished."""
     flags = (*SCRATCH, "eval.every=10", "early_stop.score=-1")

@@ -84,6 +84,7 @@ def test_a_failed_build_leaves_nothing_and_is_repeated(tmp_path, said):
     assert sorted(p.name for p in path.iterdir()) == ["artifact.json", "data"]
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_is_not_taken_for_a_finished_one(tmp_path, said):
     code = f"""
         import os, signal
