@@ -101,6 +101,7 @@ def test_custom_environment_of_wrong_size_or_frames_is_refused():
             unregister_task(name)
 
 
+@pytest.mark.filterwarnings("error:Nested TransformedEnvs")
 def test_a_state_that_is_no_picture_becomes_a_task():
     def factory(num_envs, seed, training):
         steps = Compose(

@@ -97,7 +97,8 @@ def make_env(
     if env.observation_spec.get(END_OF_LIFE, None) is None:
         has_lives = env.observation_spec.get("lives", None) is not None
         steps.append(LifeLoss(enabled=episodic_life and has_lives))
-    return TransformedEnv(env, Compose(*steps, StackFrames(frame_stack)))
+    # An environment with transforms of its own keeps them, before these.
+    return TransformedEnv(env, Compose(*steps, StackFrames(frame_stack)), auto_unwrap=True)
 
 
 def _check_custom(task: TaskSpec, env: EnvBase, num_envs: int) -> None:
