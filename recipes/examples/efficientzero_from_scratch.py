@@ -7,7 +7,7 @@ one CPU core (a vector as latent, 64x64 grey frames without their background, 8 
     python recipes/examples/efficientzero_from_scratch.py
 
 Prints the mean score of the games that ended in every 1,000 env steps, then of 16 games of at most 800 env steps.
-7 min of one core.
+10 min of two cores.
 """
 
 from functools import partial

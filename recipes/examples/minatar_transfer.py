@@ -5,7 +5,7 @@ one's steps, weighted by how well gradients agree. First: ``pip install -c const
 
     python recipes/examples/minatar_transfer.py
 
-Prints mean returns of 50 new games of at most 500 steps. It shows how it is done, not that it helps. 9 min of a core.
+Prints mean returns of 50 new games of at most 500 steps. It shows how it is done, not that it helps. 8 min of a core.
 """
 
 from functools import partial
