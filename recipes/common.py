@@ -70,6 +70,7 @@ def friendly(
 
     @wraps(recipe)
     def wrapper(cfg: DictConfig) -> Any:
+        how = "" if cfg.resume == "auto" else " with resume=auto"
         try:
             load_plugins(cfg.plugins)
             prepare_process(cfg, data_parallel=data_parallel)
@@ -78,7 +79,6 @@ def friendly(
             distributed.leave()
             return result
         except distributed.LostRank as lost:
-            how = "" if cfg.resume == "auto" else " with resume=auto"
             print(
                 f"error: {lost}; the run ends. If another process has said why, that comes first; else the same command"
                 f"{how} goes on from its last checkpoint (torchrun --max-restarts=3 does so by itself).",
@@ -87,7 +87,6 @@ def friendly(
             )
             os._exit(1)  # a normal exit would wait for the one that is gone
         except Stopped as stop:
-            how = "" if cfg.resume == "auto" else " with resume=auto"
             say(f"{stop}; the same command{how} goes on from here")
             sys.exit(stop.exit_code)
         except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
