@@ -52,12 +52,16 @@ def log_scores(
     """Log an evaluation, every game of all evaluations so far, and the course of the task weights in one chart."""
     logger.log(scores, env_step=env_step, train_step=train_step)
     logger.log_table("evaluations", suite.rows())
-    weights = {
+    logger.log_lines("task_weights", lambda: task_weights_of(run))
+
+
+def task_weights_of(run: RunDirectory) -> dict[str, tuple[list[float], list[float]]]:
+    """Env steps and weights of each cross task so far."""
+    return {
         name.removeprefix("task_weight/"): (series.env_step.tolist(), series.value.tolist())
         for name, series in read_metrics(run.metrics).items()
         if name.startswith("task_weight/")
     }
-    logger.log_lines("task_weights", weights)
 
 
 def log_end(logger: RunLogger, summary: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ def test_an_offline_run_holds_the_whole_dashboard(offline, tmp_path):
         log(logger, (0, 100))
         logger.log_table("evaluations", ROWS)
         logger.log_lines(
-            "task_weights", {"carnival": ([0, 100], [1.0, 0.5]), "phoenix": ([0, 100], [1.0, 0.0])}
+            "task_weights", lambda: {"carnival": ([0, 100], [1.0, 0.5]), "phoenix": ([0, 100], [1.0, 0.0])}
         )
         logger.log_video("final", np.zeros((4, 16, 16, 3), dtype=np.uint8), 15, env_step=100)
         logger.log_summary({"end/return": 1001.0, "baseline/random": 3.0})
@@ -126,6 +126,6 @@ def test_tensorboard_draws_task_weights_in_one_chart(tmp_path):
 def test_tables_and_lines_without_wandb_are_files_or_nothing(tmp_path):
     with RunLogger(tmp_path) as logger:
         assert logger.log_table("evaluations", ROWS) == tmp_path / "evaluations.csv"
-        logger.log_lines("task_weights", {"carnival": ([0], [1.0])})
+        logger.log_lines("task_weights", lambda: {"carnival": ([0], [1.0])})
         logger.log_summary({"end/return": 1.0})
     assert len((tmp_path / "evaluations.csv").read_text().splitlines()) == 1 + len(ROWS)

@@ -21,7 +21,7 @@ class SilentLogger:
     def log_table(self, name: str, rows: Any) -> None:
         """Nothing."""
 
-    def log_lines(self, name: str, series: Any) -> None:
+    def log_lines(self, name: str, read: Any) -> None:
         """Nothing."""
 
     def log_summary(self, values: Mapping[str, float]) -> None:

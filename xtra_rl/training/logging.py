@@ -189,14 +189,18 @@ class RunLogger:
             self._guard("wandb", self._send_wandb, "table", f"table/{name}", rows)
         return path if path.is_file() else None
 
-    def log_lines(self, name: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    def log_lines(
+        self, name: str, read: Callable[[], Mapping[str, tuple[Sequence[float], Sequence[float]]]]
+    ) -> None:
         """Send one chart with several lines to wandb, in place of the one before.
 
         Args:
             name: e.g. ``task_weights``.
-            series: x and y by the name of the line.
+            read: gives x and y by the name of the line; called only if a logger draws them.
         """
-        if "wandb" in self._others and series:
+        if "wandb" not in self._others:
+            return
+        if series := read():
             self._guard("wandb", self._send_wandb, "lines", f"chart/{name}", series, name, self._x_axis)
 
     def log_summary(self, values: Mapping[str, float]) -> None:
