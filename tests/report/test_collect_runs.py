@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 from report_samples import CROSS, SCORES, SYSTEMS, config, fast_manifests, write_run, write_sample
@@ -22,6 +23,7 @@ from xtra_rl.report.facts import head
 from xtra_rl.report.measures import at_start, baseline, improvement, measured, of_system
 from xtra_rl.report.paper_tables import paper_tables
 from xtra_rl.report.tables import aggregates_table, scores_table
+from xtra_rl.studies import write_study
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +91,20 @@ def test_pictures_show_these_numbers(tmp_path):
     assert [row["mean"] for row in gain_curve_rows(group)] == pytest.approx([0.75] * 3)
     weights = {(row["cross_task"], row["env_step"]): row["mean"] for row in weight_rows(group)}
     assert weights[CROSS[1], 400] == pytest.approx(0.7)
+
+
+def test_runs_that_lie_beside_their_study_are_named_by_a_plain_path(tmp_path):
+    """Studies share runs: the plan of one leads to the folder of another by ``..``."""
+    study = write_sample(tmp_path / "table1")
+    plans = tuple(replace(plan, run_dir=f"../table1/{plan.run_dir}") for plan in study.runs)
+    write_study(tmp_path / "laptop", replace(study, runs=plans))
+    shutil.rmtree(tmp_path / "table1" / plans[0].run_dir.removeprefix("../table1/"))
+    group = one(tmp_path / "laptop")
+    assert len(group.counted()) == len(plans) - 1
+    assert [finding.path for finding in group.findings] == [
+        str(tmp_path / "table1/runs" / plans[0].system / f"{plans[0].target}-s0")
+    ]
+    assert not [run for run in group.runs if ".." in run.path.parts]
 
 
 def test_tables_stand_beside_the_paper_s_numbers(tmp_path):

@@ -14,6 +14,7 @@ from xtra_rl.report.plan import study_of_runs
 from xtra_rl.runs.record import Run, find_runs, read_run
 from xtra_rl.studies.jobs import RUN_LOG, failure_of
 from xtra_rl.studies.plan import STUDY_FILE, PlannedRun, Study, read_study
+from xtra_rl.studies.status import path_of, planned_run
 
 __all__ = ["Finding", "Group", "collect"]
 
@@ -134,8 +135,7 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", la
     groups, taken = [], set()
     for folder in studies:
         study = read_study(folder)
-        places = [folder / run.run_dir for run in study.runs]
-        taken |= {place.resolve() for place in places}
+        taken |= {path_of(folder, run).resolve() for run in study.runs}
         extra = [path for path in found if folder in path.parents and path.resolve() not in taken]
         taken |= {path.resolve() for path in extra}
         groups.append(_group(study, folder, [read_run(path) for path in extra], mode, last, planned=True))
@@ -158,8 +158,8 @@ def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, last: in
     missing: dict[tuple[str, str], list[PlannedRun]] = {}
     runs: list[Run] = []
     for plan in study.runs:
-        where, path = _where(study, plan), folder / plan.run_dir
-        run = _read_planned(path) if plan.run_dir else None
+        where = _where(study, plan)
+        run = planned_run(folder, plan) if plan.run_dir else None
         if run is None:
             missing.setdefault((plan.system, plan.target), []).append(plan)
             continue
@@ -204,18 +204,10 @@ def _where(study: Study, *plans: PlannedRun) -> str:
 
 
 def _missing(study: Study, folder: Path, plans: Sequence[PlannedRun]) -> Finding:
-    place = plans[0].run_dir if len(plans) == 1 else ""
-    path = str(folder / place) if place else ""
-    failed = {plan.seed: failure_of(folder / plan.run_dir / RUN_LOG) for plan in plans if plan.run_dir}
+    path = str(path_of(folder, plans[0])) if len(plans) == 1 and plans[0].run_dir else ""
+    failed = {plan.seed: failure_of(path_of(folder, plan) / RUN_LOG) for plan in plans if plan.run_dir}
     told = "; ".join(f"seed {seed} failed: {problem}" for seed, problem in failed.items() if problem)
     return Finding("missing", _where(study, *plans), path, told or "not there yet", len(plans))
-
-
-def _read_planned(path: Path) -> Run | None:
-    try:
-        return read_run(path)
-    except ValueError:  # No folder, or nothing of a run in it yet.
-        return None
 
 
 def _unfit(run: Run, plan: PlannedRun, study: Study, mode: str, where: str) -> Finding | None:
