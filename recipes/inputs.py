@@ -101,10 +101,19 @@ class Inputs:
         )
 
     def annotated(self, task: str) -> tuple[Path, dict[str, Any]]:
-        """Dataset of a task with its teacher's predictions beside it, and their provenance."""
-        from xtra_rl.recipes.train_teacher import annotate, annotation_of, is_annotated
+        """Dataset of a task with its teacher's predictions beside it, and their provenance.
 
-        dataset, teacher = self.dataset(task), self.teacher(task)
+        One that is given together with such predictions needs no teacher, unless that is given, too.
+        """
+        from xtra_rl.recipes.train_teacher import annotate, annotation_of, is_annotated, stored_annotation
+
+        dataset = self.dataset(task)
+        alone = task in self._datasets and task not in self._teachers
+        stored = stored_annotation(self.cfg, dataset) if alone else None
+        if stored is not None:
+            self._announce(f"teacher {task}: not needed, its predictions are in {dataset}")
+            return dataset, stored
+        teacher = self.teacher(task)
 
         def provenance() -> dict[str, Any]:
             wanted = annotation_of(self.cfg, teacher)

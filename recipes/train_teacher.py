@@ -49,10 +49,24 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
 
 def annotation_of(cfg: DictConfig, teacher: Path) -> dict[str, Any]:
     """Provenance of what a teacher says about a dataset."""
-    provenance: dict[str, Any] = {"teacher": path_sha256(teacher), "annotation": cfg.teacher.annotation}
-    if cfg.teacher.annotation == "search":
-        provenance["search"] = common.search_settings(cfg)
-    return provenance
+    return {"teacher": path_sha256(teacher)} | annotation_settings(cfg)
+
+
+def annotation_settings(cfg: DictConfig) -> dict[str, Any]:
+    """What decides an annotation beside the teacher."""
+    kind = cfg.teacher.annotation
+    return {"annotation": kind} | ({"search": common.search_settings(cfg)} if kind == "search" else {})
+
+
+def stored_annotation(cfg: DictConfig, dataset: Path) -> dict[str, Any] | None:
+    """Provenance of the predictions that came with a dataset, if they are of the kind that the config asks for."""
+    data = TrajectoryDataset(dataset)
+    if not all(data.has_column(name) for name in build.TEACHER_COLUMNS):
+        return None
+    first, *others = (data.column_provenance(name) for name in build.TEACHER_COLUMNS)
+    wanted = annotation_settings(cfg)
+    same = all(each == first for each in others) and first == wanted | {"teacher": first.get("teacher")}
+    return first if same else None
 
 
 def is_annotated(dataset: Path, provenance: dict[str, Any]) -> bool:

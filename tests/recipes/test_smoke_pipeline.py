@@ -24,6 +24,7 @@ from xtra_rl.recipes.evaluate import evaluate
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.recipes.train_teacher import annotate
 from xtra_rl.recipes.xtra_finetune import xtra_finetune
+from xtra_rl.training.pipeline import MissingArtifact
 from xtra_rl.training.run import SUMMARY_KEYS, RunDirectory
 
 
@@ -246,6 +247,25 @@ def test_an_annotation_by_another_search_is_stale(first_run, reuse, tmp_path):
     assert made[3] == annotate(
         reuse("teacher.annotation=search", "search.num_simulations=3"), "amidar", data, teacher
     )
+
+
+def test_a_dataset_that_comes_with_predictions_needs_no_teacher(first_run, reuse, tmp_path, capsys):
+    """Annotated data can be handed on alone."""
+    data = copy_of(artifact(first_run, "datasets", "amidar"), tmp_path)
+    given, nothing = f"datasets=[{data}]", f"artifacts={tmp_path / 'nothing'}"
+    path, provenance = Inputs(reuse(given, nothing)).annotated("amidar")
+    assert (path, provenance) == (data, TrajectoryDataset(data).column_provenance("teacher_value"))
+    assert f"teacher amidar: not needed, its predictions are in {data}" in capsys.readouterr().out
+    # A teacher that is given speaks for itself, and so does one whose predictions are of another kind.
+    teacher = artifact(first_run, "teachers", "amidar")
+    Inputs(reuse(given, nothing, f"teachers=[{teacher}]")).annotated("amidar")
+    assert "not needed" not in capsys.readouterr().out
+    with pytest.raises(MissingArtifact, match="teacher amidar"):
+        Inputs(reuse(given, nothing, "teacher.annotation=search"), build=False).annotated("amidar")
+    # One of two columns is not enough.
+    shutil.rmtree(data / "columns" / "teacher_value")
+    with pytest.raises(MissingArtifact, match="teacher amidar"):
+        Inputs(reuse(given, nothing), build=False).annotated("amidar")
 
 
 @pytest.mark.slow
