@@ -58,6 +58,7 @@ PUBLIC_MODULES = (
     "xtra_rl.search",
     "xtra_rl.data",
     "xtra_rl.data.collect",
+    "xtra_rl.data.extract",
     "xtra_rl.data.importers",
     "xtra_rl.data.inspect",
     "xtra_rl.targets",

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def parser() -> ArgumentParser:
     """The commands and their arguments."""
     top = ArgumentParser(
-        prog="python -m xtra_rl.data", description="Look at offline datasets, import public ones."
+        prog="python -m xtra_rl.data",
+        description="Look at offline datasets, copy a part of one, import public ones.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = commands.add_parser(
@@ -34,6 +35,14 @@ def parser() -> ArgumentParser:
         "--sheet", metavar="FILE", help="write a picture (PNG) with a row of sample frames per dataset"
     )
     inspect.add_argument("--frames", type=int, default=8, help="pictures in a row of the sheet (default 8)")
+    part = commands.add_parser(
+        "extract",
+        help="copy the first games of every checkpoint into a small dataset, with the teacher's predictions",
+        description="Copy games, and every column beside them that is up to date, into a new dataset.",
+    )
+    part.add_argument("path", metavar="DATASET", help="to copy from")
+    part.add_argument("out", metavar="OUT", help="a new folder")
+    part.add_argument("--games-per-checkpoint", type=int, default=4, metavar="N", help="default 4")
     dqn = commands.add_parser(
         "import-dqn",
         help="bring DQN Replay logs (arXiv 1907.04543) into the format of this library",
@@ -108,6 +117,17 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def run_extract(arguments: argparse.Namespace) -> int:
+    """``extract``: copies, then shows what came of it."""
+    from xtra_rl.data.extract import extract, first_games
+    from xtra_rl.data.inspect import describe
+    from xtra_rl.data.trajectories import TrajectoryDataset
+
+    dataset = TrajectoryDataset(arguments.path)
+    print(describe(extract(dataset, arguments.out, first_games(dataset, arguments.games_per_checkpoint))))
+    return 0
 
 
 def run_import_dqn(arguments: argparse.Namespace) -> int:
@@ -194,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commands = {
             "inspect": run_inspect,
+            "extract": run_extract,
             "import-dqn": run_import_dqn,
             "import-minari": run_import_minari,
             "benchmark": run_benchmark,
