@@ -4,13 +4,17 @@
 
 STUDIES holds the study folders (``table1-laptop/runs/<system>/<target>-s<seed>``). Writes ``games.csv`` (every game of
 every evaluation), ``task_weights.csv`` (a row whenever one changed), ``runs.csv`` (a row a run: commit, hours, means,
-command). Unfinished runs are in it, too, and named so.
+command). Unfinished runs are in it, too, and named so. ``runs.tar.xz`` holds plans and runs without weights and
+pictures, as far as ``recipes/report.py`` and ``recipes/study.py`` read them.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +77,26 @@ def about(run: Run) -> dict[str, Any]:
     return row
 
 
+#: Files of a run that a report is made from.
+KEPT = ("config.yaml", "manifest.json", "summary.json", "metrics.csv", "evaluations.csv")
+
+
+def pack(studies: Path, out: Path) -> None:
+    """Plans and runs as one archive, the same for the same runs; the folder of the recipe's checkout is left out."""
+    with tarfile.open(out, "w:xz") as archive:
+        paths = [*studies.glob("*/study.json"), *studies.glob("*/runs/*/*/*")]
+        for path in sorted(path for path in paths if path.name in ("study.json", *KEPT)):
+            content = path.read_bytes()
+            if path.name == "manifest.json":
+                manifest = json.loads(content)
+                script = Path(manifest["command_line"][0])
+                manifest["command_line"][0] = f"{script.parent.name}/{script.name}"
+                content = (json.dumps(manifest, indent=2) + "\n").encode()
+            entry = tarfile.TarInfo(str(Path("studies") / path.relative_to(studies)))
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
 def main(studies: Path, out: Path) -> None:
     """Read all runs below ``studies`` and write the tables into ``out``."""
     tables: dict[str, list[dict[str, Any]]] = {"games": [], "task_weights": [], "runs": []}
@@ -88,10 +112,11 @@ def main(studies: Path, out: Path) -> None:
         tables["games"] += [cell | row for row in games(run)]
         tables["task_weights"] += [cell | row for row in weights(run)]
         tables["runs"].append(cell | about(run))
-    for name, rows in tables.items():
+    for name, rows in filter(lambda item: item[1], tables.items()):
         columns = dict.fromkeys(key for row in rows for key in row)
         write_csv(out / f"{name}.csv", [{key: row.get(key, "") for key in columns} for row in rows])
         print(f"{out / name}.csv: {len(rows)} rows")
+    pack(studies, out / "runs.tar.xz")
 
 
 if __name__ == "__main__":

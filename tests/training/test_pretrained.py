@@ -168,6 +168,30 @@ def test_exports_are_models_of_the_recipes(run, tmp_path):
     assert torch.equal(outputs(other.eval())[0], outputs(model)[0])
 
 
+def test_a_student_s_card_says_what_it_was_made_from(tmp_path):
+    """Data, teachers and settings, as the recipes noted them; also after it was exported once more."""
+    made = {"alien": {"dataset": "d" * 64, "teacher": "7" * 64, "annotation": "prior"}}
+    key = {"scale": "laptop", "seed": 0, "search": {"num_simulations": 8}, "distill": {"train_steps": 5000}}
+
+    def build(path):
+        save(path, {"tasks": ["alien"], "stage": "student"})
+
+    student = Pipeline(tmp_path / "artifacts", "laptop").resolve(
+        "student", "alien", key=key | {"teachers": made}, build=build, announce=str
+    )
+    first = export_model(student, tmp_path / "first")
+    card = (export_model(first, tmp_path / "second") / "README.md").read_text()
+    for text in (
+        "A student of `scale=laptop`, seed 0.",
+        "| alien | `dddddddddddd` | `777777777777` | prior |",
+        "distill.train_steps=5000",
+        "num_simulations=8",  # in the code to copy, too
+    ):
+        assert text in card, text
+    assert "teachers.alien" not in card
+    assert xtra_rl.load_pretrained(first).description.search == {"num_simulations": 8}
+
+
 def evaluation(path, model, task="amidar"):
     """A run of the recipe evaluate on that model."""
     settings = config(target=task, checkpoint=str(model))

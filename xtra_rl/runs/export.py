@@ -16,6 +16,7 @@ from xtra_rl.runs.model_card import model_card
 from xtra_rl.runs.record import Run, read_run
 from xtra_rl.runs.settings import PLACES
 from xtra_rl.training.model_files import save_model
+from xtra_rl.training.pipeline import read_artifact
 
 __all__ = ["export_model"]
 
@@ -83,6 +84,9 @@ def export_model(
     metadata["scores"] = list({(row["task"], row["mode"]): row for row in scores}.values())
     if found.run:
         metadata |= {"search": found.run.config.get("search", {}), "run": _provenance(found.run)}
+    if made := read_artifact(found.model):
+        metadata["artifact"] = _without_paths(made)
+        metadata.setdefault("search", made["key"].get("search", {}))
     name = name or Path(target).resolve().name
     card = model_card(ModelDescription.from_metadata(metadata), name=name, license=license)
     return save_model(target, world_model, config=world_model.config, metadata=metadata, readme=card)

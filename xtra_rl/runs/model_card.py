@@ -65,6 +65,7 @@ def model_card(description: ModelDescription, *, name: str, license: str) -> str
         "## Scores",
         _scores(description),
         *_training(about.get("run")),
+        *_made_from(about.get("artifact")),
         "## Files",
         "`model.safetensors` holds the weights. `config.json` holds the arguments that build the network, the tasks,"
         " every evaluation episode, the settings of the training and the sha256 of the weights, which is checked when"
@@ -176,12 +177,30 @@ def _training(run: Mapping[str, Any] | None) -> list[str]:
         "date": run.get("date"),
     }
     lines = [f"- {name}: {value}" for name, value in facts.items() if value]
-    settings = "\n".join(f"{name}={yaml_text(value)}" for name, value in flatten(run["settings"]).items())
     small = run["scale"] in ("smoke", "quick")
     note = (
         "\n\nThis scale shows the machinery at work; its budgets are too small to learn a game."
         if small
         else ""
     )
-    details = f"<details><summary>All settings</summary>\n\n```\n{settings}\n```\n\n</details>"
-    return ["## Training", "\n".join(lines) + note, details]
+    return ["## Training", "\n".join(lines) + note, _all_settings(run["settings"])]
+
+
+def _made_from(artifact: Mapping[str, Any] | None) -> list[str]:
+    """A teacher's or student's data and settings; their hashes are those of the datasets' and teachers' own files."""
+    if not artifact:
+        return []
+    settings = dict(artifact["key"])
+    teachers = settings.pop("teachers", {})
+    lines = [f"A {artifact['kind']} of `scale={settings['scale']}`, seed {settings['seed']}."]
+    if teachers:
+        lines += ["", "| learnt from | dataset | its teacher | which says |", "|---|---|---|---|"]
+    for task, made in teachers.items():
+        hashes = [f"`{made[name][:12]}`" if made.get(name) else "" for name in ("dataset", "teacher")]
+        lines.append(f"| {' | '.join([task, *hashes, made.get('annotation', '')])} |")
+    return ["## Training", "\n".join(lines), _all_settings(settings)]
+
+
+def _all_settings(settings: Mapping[str, Any]) -> str:
+    text = "\n".join(f"{name}={yaml_text(value)}" for name, value in flatten(settings).items())
+    return f"<details><summary>All settings</summary>\n\n```\n{text}\n```\n\n</details>"

@@ -174,6 +174,12 @@ class Pipeline:
         return path
 
 
+def read_artifact(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What made an artifact (``kind``, ``name``, ``key`` with all settings); None for another folder."""
+    file = Path(path) / DESCRIPTION
+    return read_json(file) if file.is_file() else None
+
+
 def _check_given(kind: str, name: str, path: Path) -> Path:
     if not path.is_dir():
         raise ValueError(
@@ -182,15 +188,15 @@ def _check_given(kind: str, name: str, path: Path) -> Path:
         )
     if not any(path.iterdir()):
         raise ValueError(f"{kind} {name}: the directory {str(path)!r} is empty; pass a finished {kind}")
-    if (path / DESCRIPTION).is_file():
-        found = read_json(path / DESCRIPTION)["kind"]
-        if found != kind:
-            raise ValueError(f"{kind} {name}: {str(path)!r} is a {found}, but a {kind} was expected")
+    found = read_artifact(path)
+    if found and found["kind"] != kind:
+        raise ValueError(f"{kind} {name}: {str(path)!r} is a {found['kind']}, but a {kind} was expected")
     return path
 
 
 def _is_complete(path: Path, key: Mapping[str, Any]) -> bool:
-    return (path / DESCRIPTION).is_file() and read_json(path / DESCRIPTION)["key"] == key
+    found = read_artifact(path)
+    return found is not None and found["key"] == key
 
 
 def _waiting(kind: str, name: str) -> str:
@@ -201,10 +207,9 @@ def _reason(path: Path, name: str, key: Mapping[str, Any]) -> str:
     """Why nothing can be reused; compares with the most similar artifact of the same name."""
     others = []
     for folder in path.parent.glob(f"{name}-*"):
-        if (folder / DESCRIPTION).is_file():
-            description = read_json(folder / DESCRIPTION)
-            if description["name"] == name:
-                others.append((len(_differences(description["key"], key)), folder.name, description["key"]))
+        description = read_artifact(folder)
+        if description and description["name"] == name:
+            others.append((len(_differences(description["key"], key)), folder.name, description["key"]))
     if not others:
         return f"there is none in {path.parent}"
     _, folder_name, other_key = min(others, key=lambda other: other[:2])
