@@ -33,6 +33,11 @@ from xtra_rl.transfer import TaskWeighting
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
+#: Files that come with the repository, wherever a recipe is started.
+OmegaConf.register_new_resolver(
+    "repository", lambda path: str(Path(__file__).resolve().parents[1] / path), replace=True
+)
+
 HELP = {"-h", "--help"}
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper", "auto")
 

@@ -1,0 +1,67 @@
+"""What comes with the repository: a student and annotated games, ready for finetuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import xtra_rl
+from xtra_rl.data import TrajectoryDataset
+from xtra_rl.models import COMPONENTS
+from xtra_rl.recipes import build, common
+from xtra_rl.recipes.inputs import Inputs
+from xtra_rl.recipes.xtra_finetune import initial_model, xtra_finetune
+
+SHOOTERS = ["assault", "carnival", "centipede"]
+SHIPPED = Path(__file__).resolve().parents[2] / "results" / "laptop" / "shooters"
+
+
+@pytest.fixture
+def cfg(config, tmp_path, monkeypatch):
+    """Started far from the repository, with nothing built."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*overrides):
+        return config("xtra_finetune", "inputs=shooters", "target=phoenix", *overrides)
+
+    return make
+
+
+@pytest.mark.parametrize("scale", ["quick", "laptop"])
+def test_nothing_has_to_be_built(cfg, tmp_path, scale):
+    settings = cfg(f"scale={scale}")
+    assert common.cross_tasks_of(settings) == SHOOTERS
+    inputs = Inputs(settings, build=False)
+    model = initial_model(settings, "phoenix", inputs.student())
+    shipped = xtra_rl.load_pretrained(SHIPPED / "student")
+    for name in COMPONENTS:
+        ours, theirs = (each.components()[name].state_dict() for each in (model, shipped))
+        assert all((ours[key] == theirs[key]).all() for key in theirs), name
+    datasets = {task: inputs.annotated(task) for task in SHOOTERS}
+    for task, buffer in build.annotated_buffers(settings, datasets).items():
+        windows = buffer.sample_windows(4, unroll_steps=3, bootstrap_steps=10, frame_stack=4)
+        assert windows["teacher_policy"].shape[-1] == 18, task
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_what_was_written_and_the_card_says_where_from():
+    about = xtra_rl.load_pretrained(SHIPPED / "student").description
+    made = about.metadata["artifact"]["key"]["teachers"]
+    assert list(about.tasks) == SHOOTERS
+    assert {score.task for score in about.scores} == set(SHOOTERS)
+    for task in SHOOTERS:
+        part = TrajectoryDataset(SHIPPED / task)
+        part.verify()
+        assert part.task == task
+        assert part.column_provenance("teacher_policy")["teacher"] == made[task]["teacher"]
+        assert part.manifest["provenance"][0]["part_of"] == made[task]["dataset"]
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_it_at_once(cfg, tmp_path):
+    evaluation = ("eval.episodes=1", "eval.max_steps=8", "eval.baselines=[]", "eval.video_steps=0")
+    short = ("finetune.env_steps=64", "finetune.warmup_steps=32", "threads=1", f"run_dir={tmp_path / 'run'}")
+    run = xtra_finetune(cfg(*evaluation, *short))
+    assert (run / "summary.json").is_file()
+    assert not (tmp_path / "artifacts").exists()
