@@ -1,11 +1,11 @@
 """One page about many runs: tables and figures of the paper redrawn, with intervals over seeds, and what is missing.
 
-Reads the studies that recipes/study.py wrote, and run directories of any recipe; changes nothing in them. Needs: a
-minute of one CPU core. Commands:
+Reads the studies that recipes/study.py wrote, and run directories of any recipe; changes nothing in them. What
+recipes/diagnose.py found in some models gets a table and its pictures. Needs: a minute of one CPU core. Commands:
 
     python recipes/report.py runs
     python recipes/report.py studies/table1 studies/table2 --out report --title "XTRA, five seeds"
-    python recipes/report.py runs --mode sampled --no-videos
+    python recipes/report.py runs --mode sampled --last 5 --no-videos
 
 The page (index.html) is self-contained: it opens without a network and can be sent by mail. Beside it lie figures/*.png
 and tables/*.csv with every number.
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from xtra_rl.command_line import ArgumentParser
 from xtra_rl.report.collect import collect
+from xtra_rl.report.diagnoses import find_diagnoses
 from xtra_rl.report.page import write_report
 from xtra_rl.runs.tables import size_text
 
@@ -71,10 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     try:
         groups = collect(arguments.runs, mode=arguments.mode, last=arguments.last)
+        diagnoses = find_diagnoses(arguments.runs)
         page = write_report(
             groups,
             arguments.out,
             title=arguments.title,
+            diagnoses=diagnoses,
             max_video_bytes=0 if arguments.no_videos else int(1e6 * arguments.max_video_mb),
             command=shlex.join(["python", "recipes/report.py", *words]),
             on_part=lambda part: print(f"writing {part}", flush=True),
@@ -87,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{group.study.title}: {count} runs count, {left_out} are left out")
         for finding in group.findings:
             print(f"  {finding.kind}: {': '.join(filter(None, (finding.where, finding.text)))}")
+    if diagnoses:
+        print(f"diagnosed models: {len(diagnoses)}")
     print(f"\npage      {page} ({size_text(page.stat().st_size)})")
     for folder in ("figures", "tables"):
         print(f"{folder:<9} {page.parent / folder}")

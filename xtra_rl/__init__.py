@@ -96,6 +96,7 @@ PUBLIC_MODULES = (
     "xtra_rl.runs.export",
     "xtra_rl.runs.record",
     "xtra_rl.report.collect",
+    "xtra_rl.report.diagnoses",
     "xtra_rl.report.page",
     "xtra_rl.studies",
 )

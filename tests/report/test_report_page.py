@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 from report_samples import SYSTEMS, fast_manifests, write_run, write_sample
 
 from xtra_rl.recipes.report import main
@@ -130,6 +132,43 @@ def test_runs_that_do_not_count_are_named_on_the_page(tmp_path):
     assert "missing XTRA, alien, seed 0: not there yet" in page.text
     assert "broken XTRA, amidar, seed 2: manifest.json is missing" in page.text
     assert "10 of 12 planned count, 1 missing, 1 broken" in page.text
+
+
+def write_diagnosis(path, target="alien", **changes):
+    """As recipes/diagnose.py leaves it, with a picture of one pixel."""
+    write_run(path, "xtra", target, 0, 1.0, finished=False)
+    numbers = {
+        "target": target, "checkpoint": "studies/table1/runs/xtra/alien-s0/model", "positions": 1200, "games": 8,
+        "action/true_beats_random": 0.5761, "action/interval": [0.546, 0.606], "reward/explained": None,
+        "value/explained": 0.26, "search/improvement": 0.0991, "search/improvement_interval": [0.05, None],
+    }  # fmt: skip
+    (path / "diagnosis.json").write_text(json.dumps(numbers | changes))
+    (path / "figures").mkdir(exist_ok=True)
+    Image.new("RGB", (1, 1)).save(path / "figures" / "diagnosis.png")
+
+
+def test_diagnosed_models_have_a_table_and_their_pictures_and_are_no_runs_of_the_study(tmp_path):
+    write_sample(tmp_path / "study")
+    write_diagnosis(tmp_path / "study" / "diagnosis")
+    write_diagnosis(tmp_path / "study" / "again", "amidar", checkpoint="elsewhere/model")
+    page, _ = report(tmp_path)
+    assert "Left out" not in page.text
+    assert "Alien: xtra/alien-s0/model 0.576 [0.546, 0.606] not run 0.26" in page.text
+    assert "0.099 1,200 8 games" in page.text  # an interval that lacks an end is none
+    assert "Amidar: elsewhere/model" in page.text
+    assert len([each for each in page.all("img") if each["alt"].startswith("Effect of the action")]) == 2
+    with open(tmp_path / "report" / "tables" / "diagnosis.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["game"] for row in rows] == ["alien", "amidar"]
+    assert (rows[0]["action/interval_low"], rows[0]["reward/explained"]) == ("0.546", "")
+
+
+def test_a_diagnosis_that_cannot_be_read_is_named(tmp_path, capsys):
+    write_sample(tmp_path / "study")
+    write_diagnosis(tmp_path / "study" / "diagnosis")
+    (tmp_path / "study" / "diagnosis" / "diagnosis.json").write_text("{}")
+    assert main([str(tmp_path / "study"), "--out", str(tmp_path / "report")]) == 2
+    assert "diagnosis.json' names no target" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 from xtra_rl.report.checks import not_as_planned, odd_ones, version_of, version_text
 from xtra_rl.report.plan import study_of_runs
+from xtra_rl.runs.files import is_diagnosis
 from xtra_rl.runs.record import Run, find_runs, read_run
 from xtra_rl.studies.jobs import RUN_LOG, failure_of
 from xtra_rl.studies.plan import STUDY_FILE, PlannedRun, Study, read_study
@@ -130,7 +131,7 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", la
     """
     if last < 1:
         raise ValueError(f"last is {last}; expected at least 1")
-    found = find_runs(paths)
+    found = [path for path in find_runs(paths) if not is_diagnosis(path)]
     studies = sorted({file.parent for path in paths for file in Path(path).rglob(STUDY_FILE)})
     groups, taken = [], set()
     for folder in studies:

@@ -13,6 +13,7 @@ from typing import Any
 import xtra_rl
 from xtra_rl.files import atomic_write_text, write_csv, write_directory
 from xtra_rl.report.collect import Group
+from xtra_rl.report.diagnoses import DiagnosedModel, diagnosis_pictures, diagnosis_table
 from xtra_rl.report.efficiency import efficiency_table
 from xtra_rl.report.facts import head, protocols_differ, runs_table
 from xtra_rl.report.media import Video, game_sheets, videos
@@ -43,6 +44,7 @@ def write_report(
     out: str | os.PathLike[str],
     *,
     title: str = "Report",
+    diagnoses: Sequence[DiagnosedModel] = (),
     max_video_bytes: int = 20_000_000,
     command: str = "",
     on_part: Callable[[str], None] = lambda part: None,
@@ -53,6 +55,7 @@ def write_report(
         groups: what :func:`xtra_rl.report.collect.collect` returned.
         out: a new folder, or one of an earlier report, which is replaced once the new one is complete.
         title: of the page.
+        diagnoses: of models, from :func:`xtra_rl.report.diagnoses.find_diagnoses`.
         max_video_bytes: of all videos inside the page together; 0 leaves videos out.
         command: that made the report, for the foot of the page.
         on_part: called with a word for the reader before each part is made.
@@ -90,6 +93,7 @@ def write_report(
         page = _environment().get_template("report.html.j2").render(
             title=title,
             sections=sections,
+            diagnosis=_diagnosis(diagnoses, folder),
             games=game_sheets(list(groups)),
             version=xtra_rl.__version__,
             command=command,
@@ -139,6 +143,15 @@ def _section(group: Group, out: Path, name: str, clips: list[Video]) -> dict[str
         "videos": clips,
         "runs": _write_table(runs_table(group), out, folder) if group.runs else None,
     }
+
+
+def _diagnosis(models: Sequence[DiagnosedModel], out: Path) -> dict[str, Any] | None:
+    """What is known of single models, after all studies."""
+    table = diagnosis_table(models)
+    if table is None:
+        return None
+    pictures = [_write_picture(picture, out, "") for picture in diagnosis_pictures(models)]
+    return {"table": _write_table(table, out, ""), "pictures": pictures}
 
 
 def _write_table(table: Table, out: Path, folder: str) -> Shown:

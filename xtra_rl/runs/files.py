@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = "model.safetensors"
+DIAGNOSIS = "diagnosis.json"
 
 _CHECKPOINT = re.compile(r"step_\d+")
 _MEDIA = (".png", ".pdf", ".svg", ".mp4", ".gif")
@@ -16,6 +17,11 @@ _MEDIA = (".png", ".pdf", ".svg", ".mp4", ".gif")
 def is_model(path: Path) -> bool:
     """Whether a folder looks like a model directory; its hash is checked by who reads it."""
     return (path / WEIGHTS).is_file() and (path / "config.json").is_file()
+
+
+def is_diagnosis(run: Path) -> bool:
+    """Whether a run directory is a finished one of ``recipes/diagnose.py``, which has no scores."""
+    return (run / DIAGNOSIS).is_file()
 
 
 def models_of(run: Path) -> list[Path]:
