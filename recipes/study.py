@@ -78,7 +78,7 @@ def plan(cfg: DictConfig, given: Sequence[str]) -> Study:
 
 
 def shared_inputs(cfg: DictConfig, study: Study, runs: Sequence[PlannedRun]) -> dict[str, list[SharedInput]]:
-    """What each run is built on, by its directory."""
+    """What each of these runs is built on, by its directory."""
 
     @cache
     def needed(system: str, target: str) -> list[SharedInput]:
@@ -94,7 +94,7 @@ def make_jobs(
     cfg: DictConfig, folder: Path, study: Study, runs: Sequence[PlannedRun], inputs: dict[str, list[SharedInput]],
     missing: Sequence[SharedInput],
 ) -> list[Job]:  # fmt: skip
-    """A job for each input that is missing and for each run that is not finished."""
+    """A job for each input that is missing and for each of these runs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = common.jobs_beside(planning.parse_shard(cfg.shard)[1])
     threads = cfg.threads or max(1, cores // (cfg.parallel * beside))
@@ -114,8 +114,6 @@ def make_jobs(
         for each in missing
     ]
     for run in runs:
-        if status_of(planned_run(folder, run)) == "finished":
-            continue
         path = path_of(folder, run)
         line = command(study.system(run.system).recipe, run.overrides, f"run_dir={path}")
         after = tuple(each.name for each in inputs[run.run_dir])
@@ -160,7 +158,8 @@ def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
     check_same_plan(folder, planned)
     write_study(folder, planned)
     runs = planning.shard_of(planning.distinct_runs(planned), cfg.shard)
-    inputs = shared_inputs(cfg, planned, runs)
+    left = [run for run in runs if status_of(planned_run(folder, run)) != "finished"]
+    inputs = shared_inputs(cfg, planned, left)
     every = {each.name: each for needed in inputs.values() for each in needed}
     there = {name: (each, each.is_there()) for name, each in every.items()}
     common.say(cost_table(cfg, folder, planned, runs, list(there.values())))
@@ -171,7 +170,7 @@ def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
     # Parts of a study begin with different inputs; one that another part is building is waited for.
     number, count = planning.parse_shard(cfg.shard)
     first = len(missing) * (number - 1) // count
-    jobs = make_jobs(cfg, folder, planned, runs, inputs, missing[first:] + missing[:first])
+    jobs = make_jobs(cfg, folder, planned, left, inputs, missing[first:] + missing[:first])
     notable = run_all(cfg, jobs) if jobs else []
 
     scores = score_rows(planned, [(run, planned_run(folder, run)) for run in planned.runs])

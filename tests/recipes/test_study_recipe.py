@@ -14,6 +14,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from pipeline_runs import ROOT, SHORT, command_line, fails
 from recipe_names import EXPERIMENTS
+from run_samples import config as run_config
+from run_samples import write_run
 
 from xtra_rl.recipes import common
 from xtra_rl.recipes.study import plan, shared_inputs, study
@@ -37,6 +39,25 @@ def test_a_plan_is_printed_and_written(config, tmp_path, capsys):
     assert len(planned.runs) == 7 * 2
     assert planned == plan(cfg, [])
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_only_finished_runs_were_built_on_is_not_built_again(config, tmp_path, capsys):
+    """Runs may come from elsewhere, without the data and models that they began with."""
+    systems = "systems=[xtra,efficientzero]"
+    cfg = config("study", "experiment=table1", *SMOKE, "seeds=2", "targets=[assault]", systems, f"run_dir={tmp_path}",
+                 f"artifacts={tmp_path / 'none'}", "plan_only=true")  # fmt: skip
+
+    def rows():
+        study(cfg)
+        lines = [re.split(r" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+        return {name: cells for name, *cells in lines}
+
+    for seed in (0, 1):
+        assert rows()["datasets"][:2] == ["2", "0"]
+        write_run(tmp_path / f"runs/xtra/assault-s{seed}", settings=run_config(target="assault", seed=seed))
+    assert not {"datasets", "teachers", "students"} & set(rows())
+    assert rows()["XTRA"][:2] == ["2", "2"]
+    assert rows()["EfficientZero"][:2] == ["2", "0"]
 
 
 def test_every_input_is_there_once_for_all_runs(config):
