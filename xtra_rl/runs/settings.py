@@ -59,7 +59,7 @@ def defaults_of(recipe: str, scale: str) -> dict[str, Any] | None:
     Components take arguments and never see a config; a tool that explains the config of a run has to.
     """
     folder = Path(xtra_rl.__file__).parent / "configs"
-    files = [folder / "base.yaml", folder / f"{recipe}.yaml", folder / "scale" / f"{scale}.yaml"]
+    files = [folder / "base.yaml", folder / f"{recipe}.yaml", *_scale_files(folder / "scale", scale)]
     if not all(file.is_file() for file in files):
         return None
     settings: dict[str, Any] = {}
@@ -119,3 +119,10 @@ def yaml_text(value: Any) -> str:
         if value is None or isinstance(value, bool)
         else str(value)
     )
+
+
+def _scale_files(folder: Path, scale: str) -> list[Path]:
+    """A scale's file behind those of the scales that it builds on."""
+    file = folder / f"{scale}.yaml"
+    below = [name for name in _load(file).get("defaults", []) if name != "_self_"] if file.is_file() else []
+    return [*(path for name in below for path in _scale_files(folder, name)), file]
