@@ -22,7 +22,7 @@ from xtra_rl.allocator import keep_freed_memory
 from xtra_rl.envs import get_task, task_set
 from xtra_rl.models import COMPONENTS
 from xtra_rl.recipes.choices import check_choices
-from xtra_rl.recipes.overrides import check_overrides
+from xtra_rl.recipes.overrides import CONFIGS, check_overrides
 from xtra_rl.recipes.plugins import load_plugins
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
@@ -34,9 +34,7 @@ from xtra_rl.transfer import TaskWeighting
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 #: Files that come with the repository, wherever a recipe is started.
-OmegaConf.register_new_resolver(
-    "repository", lambda path: str(Path(__file__).resolve().parents[1] / path), replace=True
-)
+OmegaConf.register_new_resolver("repository", lambda path: str(CONFIGS.parent / path), replace=True)
 
 HELP = {"-h", "--help"}
 SCALES = ("smoke", "quick", "laptop", "workstation", "paper", "auto")
