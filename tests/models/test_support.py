@@ -70,3 +70,15 @@ def test_support_must_be_positive():
 def test_nan_gives_a_nan_loss_and_not_an_index_error():
     losses = Support(5).cross_entropy(torch.zeros(2, 11), torch.tensor([float("nan"), 1.0]))
     assert losses.isnan().tolist() == [True, False]
+
+
+def test_double_logits_are_not_rounded_on_the_way():
+    support = Support(7)
+    logits = torch.randn(20, 15, dtype=torch.float64)
+    atoms = torch.arange(-7, 8, dtype=torch.float64)
+    expected = inverse_value_transform((logits.exp() / logits.exp().sum(-1, keepdim=True) * atoms).sum(-1))
+    torch.testing.assert_close(support.decode(logits), expected, rtol=1e-12, atol=1e-12)
+    zeros = support.cross_entropy(logits, torch.zeros(20))
+    torch.testing.assert_close(zeros, -logits.log_softmax(-1)[:, 7], rtol=1e-14, atol=0)
+    half = logits.bfloat16()
+    assert support.decode(half).dtype == support.cross_entropy(half, torch.zeros(20)).dtype == torch.float32

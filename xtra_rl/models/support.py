@@ -36,6 +36,18 @@ def inverse_value_transform(y: Tensor, epsilon: float = EPSILON) -> Tensor:
     return torch.sign(y) * (root.square() - 1)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, where a loss of half precision belongs, or as it is in float64.
+
+    Example:
+        >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+        >>> at_least_float32(torch.zeros(1, dtype=torch.float64)).dtype
+        torch.float64
+    """
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Support:
     """Integer atoms ``-size .. size`` on the transformed scale h(x).
 
@@ -80,8 +92,9 @@ class Support:
 
     def decode(self, logits: Tensor) -> Tensor:
         """Scalar of a categorical distribution: ``[..., S] -> [...]``, the softmax expectation mapped back by h^-1."""
-        atoms = torch.arange(-self.size, self.size + 1, device=logits.device, dtype=torch.float32)
-        return inverse_value_transform(logits.float().softmax(-1) @ atoms)
+        probs = at_least_float32(logits).softmax(-1)
+        atoms = torch.arange(-self.size, self.size + 1, device=probs.device, dtype=probs.dtype)
+        return inverse_value_transform(probs @ atoms)
 
     def cross_entropy(self, logits: Tensor, scalar: Tensor) -> Tensor:
         """Cross-entropy of ``logits [..., S]`` against the two-hot of ``scalar [...]``, shape ``[...]``.
@@ -89,6 +102,6 @@ class Support:
         Gathers the two atoms that carry mass instead of building the 601-wide target.
         """
         low, weight = self._position(scalar)
-        log_probs = logits.float().log_softmax(-1)
+        log_probs = at_least_float32(logits).log_softmax(-1)
         pair = log_probs.gather(-1, torch.stack([low, low + 1], -1))
         return -((1 - weight) * pair[..., 0] + weight * pair[..., 1])

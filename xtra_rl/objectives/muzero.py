@@ -10,6 +10,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives.common import LossModule
 
+from xtra_rl.models.support import at_least_float32
 from xtra_rl.models.world_model import WorldModel
 from xtra_rl.objectives.reduction import Reduction, check_reduction, reduce, sample_weight, task_means
 
@@ -171,7 +172,7 @@ class MuZeroLoss(LossModule):
         latents, reward_logits = self._unroll(tensordict[keys.observation], action)
         policy_logits, value_logits = self._heads(latents)
 
-        log_probs = policy_logits.float().log_softmax(-1)
+        log_probs = at_least_float32(policy_logits).log_softmax(-1)
         policy_target, policy_mask = tensordict[keys.policy_target], tensordict[keys.policy_mask]
         policy = -(policy_target * log_probs).sum(-1) * policy_mask
         support = self.world_model.support
@@ -238,7 +239,8 @@ class MuZeroLoss(LossModule):
             predicted = predicted.unflatten(0, following.shape[:2])
         else:
             predicted = torch.stack([model.project(latent, predictor=True) for latent in latents[1:]], 1)
-        cosine = torch.nn.functional.cosine_similarity(predicted.float(), target.float(), dim=-1, eps=1e-5)
+        predicted, target = at_least_float32(predicted), at_least_float32(target)
+        cosine = torch.nn.functional.cosine_similarity(predicted, target, dim=-1, eps=1e-5)
         return -cosine * tensordict[keys.consistency_mask]
 
     def _sample_weight(self, tensordict: TensorDictBase, like: Tensor) -> Tensor:
