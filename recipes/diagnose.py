@@ -1,7 +1,8 @@
 """Is the model a model? What a trained agent predicts, laid beside what its games then brought.
 
-Does the next latent depend on the action? How do reward and value errors grow along the unroll? Does the search improve
-on the prior, and do values mean what they say? Table, CSV and picture; a minute on a CPU at scale=quick. Commands:
+Does the next latent depend on the action, above all where the emulator shows another frame after another action? How
+do reward and value errors grow along the unroll? Does the search improve on the prior, and do values mean what they
+say? Table, CSV and picture; some minutes on a CPU, diagnose.counterfactuals=false takes one. Commands:
 
     python recipes/diagnose.py checkpoint=runs/xtra_finetune/alien-quick-s0/model target=alien
     python recipes/diagnose.py checkpoint=PATH target=ms_pacman scale=laptop diagnose.positions=4000
@@ -11,6 +12,7 @@ on the prior, and do values mean what they say? Table, CSV and picture; a minute
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -19,9 +21,10 @@ from omegaconf import DictConfig
 from xtra_rl.data import TrajectoryDataset, TrajectoryWriter
 from xtra_rl.data.collect import collect_episodes
 from xtra_rl.envs import get_task
-from xtra_rl.evaluation.diagnosis import Diagnosis, examine
+from xtra_rl.evaluation.counterfactuals import other_frames
+from xtra_rl.evaluation.diagnosis import Diagnosis, examine, other_actions
 from xtra_rl.evaluation.diagnosis_figure import draw_diagnosis
-from xtra_rl.evaluation.diagnosis_tables import by_unroll_step, summary
+from xtra_rl.evaluation.diagnosis_tables import by_unroll_step, in_words, summary
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.files import write_csv, write_json
 from xtra_rl.models import WorldModel
@@ -31,6 +34,11 @@ from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.seeding import derive_seed, make_generator
 
 CHUNK = 64  # positions at once: with their frames some ten megabytes
+
+
+def games_seed(cfg: DictConfig, target: str) -> int:
+    """Seed of the games that are played now."""
+    return derive_seed(cfg.seed, "diagnose", target) % 2**20
 
 
 def games(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel) -> TrajectoryDataset:
@@ -53,7 +61,7 @@ def games(cfg: DictConfig, run: RunDirectory, target: str, model: WorldModel) ->
             num_episodes=settings.episodes,
             max_steps=settings.max_steps,
             env_kwargs=common.env_kwargs(cfg),
-            seed=derive_seed(cfg.seed, "diagnose", target) % 2**20,
+            seed=games_seed(cfg, target),
             mode="sampled",
             num_envs=cfg.eval.num_envs,
             on_episode=lambda score: bar.update(),
@@ -69,7 +77,7 @@ def examine_games(cfg: DictConfig, model: WorldModel, dataset: TrajectoryDataset
         (), num_actions=task.num_actions, alpha=0.0, seed=derive_seed(cfg.seed, "positions")
     )
     planner = build.planner(cfg, model, "diagnose", target)
-    generator, parts = make_generator(cfg.seed, "other actions"), []
+    generator, parts, rows = make_generator(cfg.seed, "other actions"), [], []
     total = min(settings.positions, dataset.num_transitions)
     with progress(total, description="examine", unit="position") as bar:
         for start in range(0, total, CHUNK):
@@ -80,30 +88,45 @@ def examine_games(cfg: DictConfig, model: WorldModel, dataset: TrajectoryDataset
                 bootstrap_steps=settings.horizon,
                 frame_stack=cfg.env.frame_stack,
             )
-            game = dataset.episodes["first_row"].searchsorted(windows["index"].numpy(), side="right") - 1
+            rows += windows["index"].tolist()
+            game = dataset.episodes["first_row"].searchsorted(rows[start:], side="right") - 1
+            others = other_actions(windows["action"][:, : settings.unroll_steps], task.action_mask, generator)
             parts.append(
                 examine(
                     planner,
                     model,
                     windows.to(device),
                     game,
+                    others.to(device),
                     action_mask=task.action_mask.to(device),
                     unroll_steps=settings.unroll_steps,
                     frame_stack=cfg.env.frame_stack,
                     horizon=settings.horizon,
-                    generator=generator,
                     clip_rewards=cfg.targets.clip_rewards,
                 )
             )
             bar.update(size)
-    return Diagnosis.join(parts)
+    found = Diagnosis.join(parts)
+    if not settings.counterfactuals or cfg.datasets:
+        return found
+    with progress(total, description="ask the emulator", unit="position") as bar:
+        differs = other_frames(
+            dataset,
+            rows,
+            found.other,
+            num_envs=min(cfg.eval.num_envs or settings.episodes, settings.episodes),
+            seed=games_seed(cfg, target),
+            env_kwargs=common.env_kwargs(cfg),
+            on_positions=bar.update,
+        )
+    return replace(found, differs=differs)
 
 
 def report(run: RunDirectory, found: Diagnosis, target: str, checkpoint: Path) -> None:
     """Print what a person reads first; write everything else."""
     rows, numbers = by_unroll_step(found), summary(found)
     numbers |= {"target": target, "checkpoint": str(checkpoint)}
-    write_json(run.path / "diagnosis.json", {k: None if v != v else v for k, v in numbers.items()})
+    write_json(run.path / "diagnosis.json", numbers)
     write_csv(run.path / "diagnosis.csv", rows)
     picture = draw_diagnosis(
         found, run.figures / "diagnosis.png", title=f"{checkpoint} on {target}, {numbers['games']} games"
@@ -116,18 +139,7 @@ def report(run: RunDirectory, found: Diagnosis, target: str, checkpoint: Path) -
         "value explained",
     ]
     common.say("\n" + format_table(rows, columns=shown))
-    low, high = numbers["action/interval"]
-    verdict = "depends on the action" if low > 0.5 else "does NOT clearly depend on the action"
-    common.say(
-        f"\nThe next latent {verdict}: the true action's is the nearer one at {numbers['action/true_beats_random']:.1%}"
-        f" of the positions (95 % interval {low:.1%} to {high:.1%}; 50 % = it does not matter)."
-    )
-    gain, (low, high) = numbers["search/improvement"], numbers["search/improvement_interval"]
-    common.say(
-        f"The search gains {gain:+.3f} in value over the prior ({low:+.3f} to {high:+.3f}); the prior has"
-        f" {numbers['policy/prior_entropy_share']:.0%} of the entropy of a uniform one, the search's policy"
-        f" {numbers['policy/search_entropy_share']:.0%}."
-    )
+    common.say("\n" + in_words(numbers))
     common.say(f"\nrun       {run.path}\ntable     {run.path / 'diagnosis.csv'}\npicture   {picture}")
 
 

@@ -84,6 +84,7 @@ PUBLIC_MODULES = (
     "xtra_rl.evaluation.aggregates",
     "xtra_rl.evaluation.baselines",
     "xtra_rl.evaluation.comparison",
+    "xtra_rl.evaluation.counterfactuals",
     "xtra_rl.evaluation.diagnosis",
     "xtra_rl.evaluation.evaluate",
     "xtra_rl.evaluation.figures",

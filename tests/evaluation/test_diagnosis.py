@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import torch
 from tensordict import TensorDict
 
 from xtra_rl.data import TrajectoryReplayBuffer
-from xtra_rl.evaluation.diagnosis import Diagnosis, examine
+from xtra_rl.evaluation.diagnosis import Diagnosis, examine, other_actions
 from xtra_rl.evaluation.diagnosis_figure import draw_diagnosis
 from xtra_rl.evaluation.diagnosis_tables import (
     beats,
     by_unroll_step,
     clustered_interval,
     explained_variance,
+    in_words,
     summary,
 )
 from xtra_rl.search import MCTSPlanner
@@ -102,16 +104,17 @@ def walk(steps=60, games=3):
 def diagnosis(model, positions=120):
     windows = walk().sample_windows(positions, unroll_steps=K, bootstrap_steps=HORIZON, frame_stack=1)
     planner = MCTSPlanner(model, num_simulations=20, discount=DISCOUNT, backend="reference")
+    legal = torch.tensor([True, True, False])
     return examine(
         planner,
         model,
         windows,
         windows["index"].numpy() // 61,
-        action_mask=torch.tensor([True, True, False]),
+        other_actions(windows["action"][:, :K], legal, torch.Generator().manual_seed(1)),
+        action_mask=legal,
         unroll_steps=K,
         frame_stack=1,
         horizon=HORIZON,
-        generator=torch.Generator().manual_seed(1),
     )
 
 
@@ -164,19 +167,8 @@ def test_what_lies_behind_the_end_of_a_game_is_not_judged():
 
 
 def test_one_legal_action_leaves_nothing_to_compare():
-    model = Line()
     with pytest.raises(ValueError, match="one legal action"):
-        examine(
-            MCTSPlanner(model, num_simulations=2, discount=0.9),
-            model,
-            TensorDict({}, [1]),
-            np.zeros(1),
-            action_mask=torch.tensor([True, False, False]),
-            unroll_steps=1,
-            frame_stack=1,
-            horizon=1,
-            generator=torch.Generator(),
-        )
+        other_actions(torch.zeros(1, 1).long(), torch.tensor([True, False, False]), torch.Generator())
 
 
 def test_intervals_know_that_positions_of_a_game_are_alike():
@@ -208,3 +200,22 @@ def test_parts_join_and_the_picture_is_drawn(tmp_path):
     assert [row["step"] for row in by_unroll_step(both)] == [0, 1, 2]
     picture = draw_diagnosis(both, tmp_path / "new" / "diagnosis.png", title="a line")
     assert picture.stat().st_size > 20_000
+
+
+def test_a_model_is_judged_where_another_action_brings_another_frame():
+    found = diagnosis(Line())
+    assert np.isnan(found.differs).all()
+    numbers = summary(found)
+    assert numbers["action/differs"] is numbers["action/where_it_differs"] is None
+    assert numbers["action/where_it_differs_interval"] == [None, None]
+    assert "The emulator" not in in_words(numbers)
+    # The second model is blind, and only its positions differ.
+    both = Diagnosis.join([found, diagnosis(Blind())])
+    both = replace(both, differs=np.repeat([0.0, 1.0], 120))
+    numbers = summary(both)
+    assert numbers["action/differs"] == 0.5
+    assert numbers["action/true_beats_random"] == 0.75
+    assert numbers["action/where_it_differs"] == 0.5
+    text = in_words(numbers)
+    assert "does NOT clearly depend on the action" in text
+    assert "another frame after the other action at 50.0% of them" in text

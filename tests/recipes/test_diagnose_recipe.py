@@ -19,10 +19,12 @@ def test_a_trained_model_is_examined_on_games_it_plays(first_run, reuse, capsys)
     run = diagnose(reuse(*SMALL, recipe="diagnose"), first_run.run / "model")
     out = capsys.readouterr().out
     assert "The next latent" in out
+    assert "The emulator shows another frame" in out
     numbers = json.loads((run / "diagnosis.json").read_text())
     assert numbers["positions"] == 70
     assert numbers["games"] == 2
     assert 0 <= numbers["action/true_beats_random"] <= 1
+    assert 0 < numbers["action/differs"] <= 1
     with open(run / "diagnosis.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
     assert (run / "figures" / "diagnosis.png").stat().st_size > 20_000
@@ -33,7 +35,9 @@ def test_stored_games_do_instead(first_run, reuse):
     cfg = reuse(*SMALL, "target=amidar", f"datasets=[{data}]", recipe="diagnose")
     run = diagnose(cfg, first_run.run / "model")
     assert not (run / "games").exists()
-    assert json.loads((run / "diagnosis.json").read_text())["target"] == "amidar"
+    numbers = json.loads((run / "diagnosis.json").read_text())
+    assert numbers["target"] == "amidar"
+    assert numbers["action/differs"] is None  # from what seeds they were played is not known
 
 
 def test_mistakes_are_named(first_run, reuse):

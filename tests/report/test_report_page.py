@@ -140,6 +140,7 @@ def write_diagnosis(path, target="alien", **changes):
     numbers = {
         "target": target, "checkpoint": "studies/table1/runs/xtra/alien-s0/model", "positions": 1200, "games": 8,
         "action/true_beats_random": 0.5761, "action/interval": [0.546, 0.606], "reward/explained": None,
+        "action/where_it_differs": 0.7012, "action/where_it_differs_interval": [0.66, 0.74],
         "value/explained": 0.26, "search/improvement": 0.0991, "search/improvement_interval": [0.05, None],
     }  # fmt: skip
     (path / "diagnosis.json").write_text(json.dumps(numbers | changes))
@@ -153,7 +154,7 @@ def test_diagnosed_models_have_a_table_and_their_pictures_and_are_no_runs_of_the
     write_diagnosis(tmp_path / "study" / "again", "amidar", checkpoint="elsewhere/model")
     page, _ = report(tmp_path)
     assert "Left out" not in page.text
-    assert "Alien: xtra/alien-s0/model 0.576 [0.546, 0.606] not run 0.26" in page.text
+    assert "Alien: xtra/alien-s0/model 0.576 [0.546, 0.606] 0.701 [0.660, 0.740] not run 0.26" in page.text
     assert "0.099 1,200 8 games" in page.text  # an interval that lacks an end is none
     assert "Amidar: elsewhere/model" in page.text
     assert len([each for each in page.all("img") if each["alt"].startswith("Effect of the action")]) == 2

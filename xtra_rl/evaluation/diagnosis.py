@@ -37,6 +37,9 @@ class Diagnosis:
         divergence: ``[N]`` KL(search || prior), nats.
         improvement: ``[N]`` expected Q of the search's policy less that of the prior, over the visited actions.
         legal: ``[N]`` how many actions are legal.
+        other: ``[N]`` the action that the first one was compared with.
+        differs: ``[N]`` 1 where the emulator shows another next frame after the other first action, 0 where it does
+            not, NaN where it was not asked (:func:`~xtra_rl.evaluation.counterfactuals.other_frames`).
     """
 
     group: np.ndarray
@@ -52,6 +55,8 @@ class Diagnosis:
     divergence: np.ndarray
     improvement: np.ndarray
     legal: np.ndarray
+    other: np.ndarray
+    differs: np.ndarray
 
     @classmethod
     def join(cls, parts: Iterable[Diagnosis]) -> Diagnosis:
@@ -66,12 +71,12 @@ def examine(
     model: WorldModel,
     windows: TensorDictBase,
     group: np.ndarray,
+    others: Tensor,
     *,
     action_mask: Tensor,
     unroll_steps: int,
     frame_stack: int,
     horizon: int,
-    generator: torch.Generator,
     clip_rewards: bool = True,
 ) -> Diagnosis:
     """Compare a model's predictions with stored windows.
@@ -82,15 +87,12 @@ def examine(
         windows: of ``unroll_steps + horizon`` transitions with all their frames
             (:meth:`~xtra_rl.data.TrajectoryReplayBuffer.sample_windows`), ``[N]``, on the model's device.
         group: ``[N]`` the game of each window.
+        others: ``[N, K]`` actions that were not taken (:func:`other_actions`).
         action_mask: legal actions of the task, ``[A]`` bool.
         unroll_steps: K.
         frame_stack: F.
         horizon: env steps of a return before the network's value stands for the rest.
-        generator: of the random actions, on the CPU.
         clip_rewards: as the model was trained.
-
-    Raises:
-        ValueError: if only one action is legal: there is nothing to compare it with.
 
     Example:
         >>> from tensordict import TensorDict
@@ -104,30 +106,46 @@ def examine(
         >>> windows = buffer.sample_windows(4, unroll_steps=2, bootstrap_steps=3, frame_stack=4)
         >>> model = make_world_model(latent="vector", value_prefix=False, image_size=36, image_channels=1, channels=8)
         >>> planner, legal = GumbelMCTSPlanner(model, backend="reference"), torch.ones(18, dtype=torch.bool)
-        >>> found = examine(planner, model, windows, np.arange(4), action_mask=legal, unroll_steps=2, frame_stack=4,
-        ...                 horizon=3, generator=torch.Generator())
+        >>> others = other_actions(windows["action"][:, :2], legal, torch.Generator().manual_seed(0))
+        >>> found = examine(planner, model, windows, np.arange(4), others, action_mask=legal, unroll_steps=2,
+        ...                 frame_stack=4, horizon=3)
         >>> found.value.shape, found.legal.tolist()
         ((4, 3), [18.0, 18.0, 18.0, 18.0])
     """
-    if int(action_mask.sum()) < 2:
-        raise ValueError(
-            "action_mask has one legal action; expected at least two, to compare the true one with"
-        )
     training = model.training
     model.eval()
     try:
         stacks = stack_frames(windows["pixels"], frame_stack)
-        others = _other_actions(windows["action"][:, :unroll_steps], action_mask, generator)
         parts = _unroll(model, stacks, windows, others, unroll_steps)
         parts |= _targets(planner, model, stacks, windows, unroll_steps, horizon, clip_rewards)
         parts |= _searched(planner, stacks[:, 0], action_mask)
     finally:
         model.train(training)
-    return Diagnosis(group=group, **{name: part.cpu().double().numpy() for name, part in parts.items()})
+    columns = {name: part.cpu().double().numpy() for name, part in parts.items()}
+    other, unknown = others[:, 0].cpu().numpy(), np.full(len(group), np.nan)
+    return Diagnosis(group=group, other=other, differs=unknown, **columns)
 
 
-def _other_actions(action: Tensor, action_mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Legal actions other than ``action [N, K]``, uniform."""
+def other_actions(action: Tensor, action_mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Legal actions other than ``action [N, K]``, uniform.
+
+    Args:
+        action: those that were taken.
+        action_mask: legal actions of the task, ``[A]`` bool.
+        generator: on the CPU.
+
+    Raises:
+        ValueError: if only one action is legal: there is nothing to compare it with.
+
+    Example:
+        >>> legal = torch.tensor([True, False, True])
+        >>> other_actions(torch.tensor([[0, 2]]), legal, torch.Generator())
+        tensor([[2, 0]])
+    """
+    if int(action_mask.sum()) < 2:
+        raise ValueError(
+            "action_mask has one legal action; expected at least two, to compare the true one with"
+        )
     weight = action_mask.cpu().float().repeat(*action.shape, 1)
     weight.scatter_(-1, action.cpu()[..., None], 0.0)
     drawn = torch.multinomial(weight.flatten(0, 1), 1, generator=generator)

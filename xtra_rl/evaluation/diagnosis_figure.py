@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xtra_rl.evaluation.diagnosis import Diagnosis
-from xtra_rl.evaluation.diagnosis_tables import by_unroll_step
+from xtra_rl.evaluation.diagnosis_tables import by_unroll_step, summary
 from xtra_rl.evaluation.figures import COLOURS, new_figure, save_figure, styled
 
 if TYPE_CHECKING:
@@ -41,6 +41,20 @@ def _draw_actions(axes: Axes, found: Diagnosis) -> None:
     middle = np.array([row["true action beats random"] for row in rows])
     ends = np.array([[row["beats low"], row["beats high"]] for row in rows]).T
     axes.errorbar(steps, middle, np.abs(ends - middle), fmt="o-", color=COLOURS[0], capsize=2)
+    numbers = summary(found)
+    seen = numbers["action/where_it_differs"]
+    if seen is not None:
+        below, above = numbers["action/where_it_differs_interval"]
+        share = f"where it brings another frame ({numbers['action/differs']:.0%})"
+        axes.errorbar(
+            [1.15],
+            [seen],
+            [[seen - below], [above - seen]],
+            fmt="s",
+            color=COLOURS[1],
+            capsize=2,
+            label=share,
+        )
     axes.axhline(0.5, color="#666666", linestyle=(0, (5, 2)), linewidth=1, label="the action does not matter")
     axes.set_title("Does the next latent depend on the action?")
     axes.set_ylabel("true action's latent is the nearer one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -95,16 +96,25 @@ def _mean(values: np.ndarray) -> float:
 
 
 def summary(found: Diagnosis) -> dict[str, Any]:
-    """The numbers that a person reads first; ``action`` ones after one step, with 95 % intervals over games."""
+    """The numbers that a person reads first; ``action`` ones after one step, with 95 % intervals over games.
+
+    Returns:
+        numbers by name, intervals as ``[low, high]``, None for what is not known.
+    """
     won = beats(found.similar_true[:, 0], found.similar_random[:, 0])
-    better, low, high = clustered_interval(won, found.group)
-    gain, gain_low, gain_high = clustered_interval(found.improvement, found.group)
+    better, *better_ends = clustered_interval(won, found.group)
+    where = found.differs == 1
+    seen, *seen_ends = clustered_interval(won[where], found.group[where])
+    gain, *gain_ends = clustered_interval(found.improvement, found.group)
     uniform = np.log(found.legal)
-    return {
+    numbers = {
         "positions": len(found.group),
         "games": len(np.unique(found.group)),
         "action/true_beats_random": better,
-        "action/interval": [low, high],
+        "action/interval": better_ends,
+        "action/differs": _mean(found.differs),
+        "action/where_it_differs": seen,
+        "action/where_it_differs_interval": seen_ends,
         "action/effect": _mean(found.action_effect[:, 0]),
         "reward/explained": explained_variance(found.reward[:, 0], found.reward_target[:, 0]),
         "value/explained": explained_variance(found.value[:, 0], found.value_target[:, 0]),
@@ -113,5 +123,49 @@ def summary(found: Diagnosis) -> dict[str, Any]:
         "policy/search_entropy_share": _mean(found.search_entropy / uniform),
         "search/divergence": _mean(found.divergence),
         "search/improvement": gain,
-        "search/improvement_interval": [gain_low, gain_high],
+        "search/improvement_interval": gain_ends,
     }
+    return {name: _or_none(value) for name, value in numbers.items()}
+
+
+def _or_none(value: Any) -> Any:
+    # JSON has no NaN.
+    if isinstance(value, list):
+        return [_or_none(each) for each in value]
+    return None if value != value else value
+
+
+def in_words(numbers: Mapping[str, Any]) -> str:
+    """What a :func:`summary` says, in a few sentences.
+
+    Example:
+        >>> numbers = {"action/true_beats_random": 0.52, "action/interval": [0.49, 0.55], "action/differs": 0.3}
+        >>> numbers |= {"action/where_it_differs": 0.6, "action/where_it_differs_interval": [0.55, 0.65]}
+        >>> numbers |= {"search/improvement": 0.1, "search/improvement_interval": [0.0, 0.2]}
+        >>> numbers |= {"policy/prior_entropy_share": 0.9, "policy/search_entropy_share": 0.8}
+        >>> print(in_words(numbers).splitlines()[0])
+        The next latent depends on the action: the true action's is the nearer one at 52.0% of the positions
+    """
+    nearer, (low, high) = numbers["action/true_beats_random"], numbers["action/interval"]
+    seen, (seen_low, seen_high) = (
+        numbers["action/where_it_differs"],
+        numbers["action/where_it_differs_interval"],
+    )
+    # Where no action makes a difference the best model is right at half of the positions.
+    depends = low > 0.5 if seen is None else seen_low > 0.5
+    text = (
+        f"The next latent {'depends on the action' if depends else 'does NOT clearly depend on the action'}: the true"
+        f" action's is the nearer one at {nearer:.1%} of the positions\n(95 % interval {low:.1%} to {high:.1%}; 50 %"
+        " = it does not matter)."
+    )
+    if seen is not None:
+        text += (
+            f" The emulator shows another frame after the other action at {numbers['action/differs']:.1%} of them;"
+            f"\nthere the true one's is the nearer at {seen:.1%} ({seen_low:.1%} to {seen_high:.1%})."
+        )
+    gain, (low, high) = numbers["search/improvement"], numbers["search/improvement_interval"]
+    return text + (
+        f"\nThe search gains {gain:+.3f} in value over the prior ({low:+.3f} to {high:+.3f}); the prior has"
+        f" {numbers['policy/prior_entropy_share']:.0%} of the entropy of a uniform one, the search's\npolicy"
+        f" {numbers['policy/search_entropy_share']:.0%}."
+    )

@@ -23,6 +23,7 @@ PICTURE = "figures/diagnosis.png"
 #: Columns of the table: the number, its interval if it has one, decimals.
 _COLUMNS = {
     "true action beats random": ("action/true_beats_random", "action/interval", 3),
+    "where it differs": ("action/where_it_differs", "action/where_it_differs_interval", 3),
     "reward explained": ("reward/explained", None, 2),
     "value explained": ("value/explained", None, 2),
     "entropy of the prior": ("policy/prior_entropy_share", None, 2),
@@ -84,7 +85,8 @@ def diagnosis_table(models: Sequence[DiagnosedModel]) -> Table | None:
         return None
     caption = (
         "On games that the model's own agent played. The next latent that the true action leads to is nearer to what"
-        " came than that of another action in so many positions (0.5: the action does not matter); share of the"
+        " came than that of another action in so many positions (0.5: the action does not matter), and in those alone"
+        " where the emulator shows another frame after the other action; share of the"
         " variance of rewards (one step ahead) and values explained (1 is perfect, 0 a constant, below 0 worse);"
         " entropies as shares of a uniform policy's; by how much the search's policy has the higher value than the"
         " prior, in units of the value. In brackets 95 % intervals over games."
