@@ -57,6 +57,14 @@ class Inputs:
         self._resolved: dict[tuple[str, str], Path] = {}
         self._datasets = {TrajectoryDataset(path).task: path for path in cfg.datasets}
         self._teachers = {read_model_notes(path).metadata["tasks"][0]: path for path in cfg.teachers}
+        self._name_unused()
+
+    def _name_unused(self) -> None:
+        # Not refused: runs of a study share what is given, and each has its own cross tasks.
+        tasks = [common.target_of(self.cfg), *common.cross_tasks_of(self.cfg)]
+        for kind, given in (("dataset", self._datasets), ("teacher", self._teachers)):
+            for task in given.keys() - set(tasks):
+                self._announce(f"{kind} {task}: not used, the run is of {', '.join(tasks)}")
 
     def _resolve(self, kind: ArtifactKind, name: str, **how: Any) -> Path:
         if (kind, name) not in self._resolved:

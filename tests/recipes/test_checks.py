@@ -6,6 +6,7 @@ import pytest
 
 from xtra_rl.envs import get_task
 from xtra_rl.recipes import build, checks, common
+from xtra_rl.recipes.inputs import Inputs
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -36,6 +37,17 @@ def test_settings_without_a_word_on_backgrounds_are_of_whole_frames(config):
     cfg.env.subtract_background = True
     with pytest.raises(ValueError, match="dataset 'old' is of frames with their background"):
         checks.check_background(cfg, {}, "dataset 'old'")
+
+
+def test_teachers_that_no_task_of_the_run_needs_are_named(config, tmp_path, capsys):
+    cfg = config("xtra_finetune", "scale=smoke", f"artifacts={tmp_path}")
+    for task in ("amidar", "phoenix"):
+        build.save(tmp_path / task, cfg, build.world_model(cfg, task), "teacher", [task])
+    cfg.teachers = [str(tmp_path / "amidar"), str(tmp_path / "phoenix")]
+    Inputs(cfg, build=False)
+    assert capsys.readouterr().out == ""
+    Inputs(cfg)
+    assert capsys.readouterr().out == "teacher phoenix: not used, the run is of alien, amidar, bank_heist\n"
 
 
 def test_a_run_that_torchrun_starts_anew_goes_on_even_if_it_was_to_replace_another(config, monkeypatch):
