@@ -44,11 +44,22 @@ def config(system, target, seed, *, scale="laptop", **changes):
     return settings | changes
 
 
-def write_run(path, system, target, seed, score, *, finished=True, video=False, settings=None, **changes):
+def write_run(
+    path,
+    system,
+    target,
+    seed,
+    score,
+    *,
+    finished=True,
+    video=False,
+    settings=None,
+    recipe="xtra_finetune",
+    **changes,
+):
     """A run with three evaluations that rise to ``score``, the mean of its two last episodes."""
     settings = settings or config(system, target, seed)
     target, seed = settings["target"], settings["seed"]
-    recipe = "xtra_finetune"
     run = RunDirectory(path)
     run.write_config(settings)
     run.write_manifest(recipe=recipe, config=settings, device="cpu", command_line=["recipe.py"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from report_samples import CROSS, SCORES, SYSTEMS, config, fast_manifests, write_run, write_sample
 
-from xtra_rl.report.collect import collect
+from xtra_rl.report.collect import Finding, collect
 from xtra_rl.report.curves import (
     aggregate_bar_rows,
     aggregate_rows,
@@ -250,6 +250,32 @@ def test_bare_runs_are_sorted_by_scale_and_variant(tmp_path):
     assert (finding.kind, finding.where) == ("missing", "EfficientZero, alien, seed 1")
     assert small.scores("xtra_finetune", "alien") == {0: 5.0}
     assert not laptop.planned
+
+
+def test_bare_runs_of_curl_stand_for_the_paper_s(tmp_path):
+    for name, pretrain in (("scratch", False), ("pretrained", True)):
+        settings = config("efficientzero", "alien", 0, curl={"pretrain": pretrain})
+        write_run(tmp_path / name, "", "alien", 0, 100.0, settings=settings, recipe="curl")
+    (group,) = collect([tmp_path])
+    named = {system.label: system.published for system in group.study.systems}
+    assert named == {"CURL": "curl", "CURL, pretrained": "curl_pretrained"}
+
+
+def test_a_recipe_without_variants_has_none_in_its_name(tmp_path):
+    write_run(tmp_path / "one", "xtra", "alien", 0, 100.0, recipe="my_own")
+    (group,) = collect([tmp_path])
+    assert [system.label for system in group.study.systems] == ["my_own"]
+
+
+def test_a_diagnosis_that_has_not_ended_is_named_and_is_no_system(tmp_path):
+    write_sample(tmp_path / "study")
+    for place in ("study/diagnosis", "elsewhere"):
+        write_run(tmp_path / place, "xtra", "alien", 0, 1.0, finished=False, recipe="diagnose")
+    planned, bare = collect([tmp_path])
+    for group, place in ((planned, "study/diagnosis"), (bare, "elsewhere")):
+        (finding,) = group.findings
+        assert finding == Finding("unfinished", "", str(tmp_path / place), "its diagnosis has not ended")
+    assert bare.study.systems == ()
 
 
 def test_a_seed_that_is_there_twice_counts_once(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from xtra_rl.report.checks import not_as_planned, odd_ones, version_of, version_text
-from xtra_rl.report.plan import study_of_runs
+from xtra_rl.report.plan import is_unfinished_diagnosis, study_of_runs
 from xtra_rl.runs.files import is_diagnosis
 from xtra_rl.runs.record import Run, find_runs, read_run
 from xtra_rl.studies.jobs import RUN_LOG, failure_of
@@ -172,7 +172,9 @@ def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, last: in
     findings += [_missing(study, folder, plans) for plans in missing.values()]
     offline = [run for run in extra if run.status == "finished" and run.target is None]
     for run in extra:
-        if run not in offline:
+        if is_unfinished_diagnosis(run):
+            findings.append(Finding("unfinished", "", str(run.path), "its diagnosis has not ended"))
+        elif run not in offline:
             text = run.problem or "it is not in the plan of this study" if planned else run.problem or ""
             kind: Kind = "broken" if run.problem else "unplanned"
             findings.append(Finding(kind, "", str(run.path), text))

@@ -17,6 +17,8 @@ _PUBLISHED = {
     "xtra_finetune no_pretrained no_cross_task": "efficientzero",
     "xtra_finetune no_pretrained no_cross_task large": "efficientzero_l",
     "behaviour_cloning": "bc_finetuned",
+    "curl": "curl",
+    "curl pretrained": "curl_pretrained",
 }
 
 #: What a reader sees for the variants of ``xtra_finetune``, and for the other recipes that play a game.
@@ -28,6 +30,8 @@ _LABELS = {
     "xtra_finetune no_pretrained no_cross_task": "EfficientZero",
     "xtra_finetune no_pretrained no_cross_task large": "EfficientZero-L",
     "behaviour_cloning": "Behaviour cloning",
+    "curl": "CURL",
+    "curl pretrained": "CURL, pretrained",
     "evaluate": "Evaluation of a model",
 }
 
@@ -40,9 +44,18 @@ def study_of_runs(runs: Sequence[Run]) -> Iterator[tuple[Study, list[Run]]]:
     scales = dict.fromkeys(str(run.config.get("scale", "unknown")) for run in runs)
     for scale in scales:
         members = [run for run in runs if str(run.config.get("scale", "unknown")) == scale]
-        placed = [run for run in members if not run.problem and run.target is not None]
+        placed = [
+            run
+            for run in members
+            if not run.problem and run.target is not None and not is_unfinished_diagnosis(run)
+        ]
         rest = [run for run in members if run not in placed]
         yield _study(scale, placed), rest
+
+
+def is_unfinished_diagnosis(run: Run) -> bool:
+    """Whether a run is of ``recipes/diagnose.py``, among runs that are no finished diagnoses: it has no scores."""
+    return not run.problem and run.manifest.get("recipe") == "diagnose"
 
 
 def _study(scale: str, runs: Sequence[Run]) -> Study:
@@ -97,9 +110,14 @@ def _system_of(run: Run) -> System:
     variant = variant_of(run.config) if recipe == "xtra_finetune" else None
     if recipe == "behaviour_cloning" and isinstance(cloning, Mapping) and cloning.get("pretrain") is False:
         variant = "no_pretrain"
+    curl = run.config.get("curl")
+    if recipe == "curl" and isinstance(curl, Mapping) and curl.get("pretrain"):
+        variant = "pretrained"
     # The paper's EfficientZero has one residual block a stage, EfficientZero-L has XTRA's four.
     if variant == "no_pretrained no_cross_task" and _blocks(run) > 1:
         variant += " large"
     name = " ".join(part for part in (recipe, variant) if part)
-    label = _LABELS.get(name) or f"{_LABELS.get(recipe, recipe)}, {str(variant).replace('_', ' ')}"
+    label = _LABELS.get(name) or ", ".join(
+        [_LABELS.get(recipe, recipe), *([variant.replace("_", " ")] if variant else [])]
+    )
     return System(name, label, recipe, published=_PUBLISHED.get(name))
