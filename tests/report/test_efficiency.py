@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from report_samples import fast_manifests, write_sample
+from report_samples import SCORES, SYSTEMS, fast_manifests, write_sample
 
 from xtra_rl.recipes.report import main
 from xtra_rl.report.collect import collect
-from xtra_rl.report.efficiency import efficiency_table
+from xtra_rl.report.efficiency import ablation_table, efficiency_table
+from xtra_rl.studies import System
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,30 @@ def test_games_that_share_no_step_of_training_are_not_compared(tmp_path, monkeyp
         lambda group, system, target: {0: [1.0, 2.0], ends[target]: [2.0, 3.0]},
     )
     assert efficiency_table(group) is None
+
+
+def test_the_whole_method_is_compared_with_what_lacks_a_part_of_it(tmp_path):
+    part = System(
+        "no_cross_task", "XTRA, no cross-task", "xtra_finetune", ("pretrained=true",), "no_cross_task"
+    )
+    clones = System("bc", "Behaviour cloning", "behaviour_cloning", (), "bc_finetuned")
+    scores = {"no_cross_task": {"alien": (200.0, 200.0, 200.0), "amidar": (110.0, 100.0, 90.0)}}
+    scores |= SCORES | {"bc": SCORES["xtra"]}
+    write_sample(tmp_path, systems=(*SYSTEMS, part, clones), scores=scores)
+    (group,) = collect([tmp_path])
+    table = ablation_table(group)
+    assert [row.title for row in table.rows] == ["XTRA, no cross-task"]
+    found = {(row["statistic"], row["part"]): row["mean"] for row in table.numbers}
+    # Over its means, 200 and 100: XTRA is at 0.8 1 1.2 1.25 1.5 1.75, the part at 0.9 1 1 1 1 1.1.
+    assert found["IQM ratio", "the whole"] == pytest.approx((1 + 1.2 + 1.25 + 1.5) / 4)
+    # Alien: always. Amidar: 80 beats none, 100 beats 90 and ties, 120 beats all.
+    assert found["P(better)", "the whole"] == pytest.approx((1 + 4.5 / 9) / 2)
+
+
+def test_without_an_ablation_there_is_no_such_table(tmp_path):
+    write_sample(tmp_path)
+    (group,) = collect([tmp_path])
+    assert ablation_table(group) is None
 
 
 def test_the_page_has_the_table(tmp_path, monkeypatch):

@@ -1,63 +1,116 @@
-"""How much sooner a system learns than the reference: ratios at parts of the budget, env steps to the same score."""
+"""How much sooner a system learns than another: ratios at parts of the budget, env steps to the same score."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xtra_rl.evaluation import aggregates
 from xtra_rl.report.collect import Group
 from xtra_rl.report.curves import curve
-from xtra_rl.report.measures import Measured, Normalise, aggregate, in_units_of, reference, score_row
+from xtra_rl.report.measures import Measured, aggregate, in_units_of, reference, score_row
 from xtra_rl.report.tables import Cell, Row, Table, cell
+from xtra_rl.studies.plan import System
+
+Points = Mapping[int, Sequence[float]]
+"""Score of each seed by env step."""
 
 #: Parts of the budget that are looked at.
 PARTS = {"a quarter": 0.25, "a half": 0.5, "the whole": 1.0}
 
-Points = Mapping[int, Sequence[float]]
-"""Score of each seed by env step."""
+_COLUMNS = tuple(f"{what} at {part}" for part in PARTS for what in ("IQM ratio", "P(better)"))
+
+_READING = "A ratio of 1 and a probability of 0.5 mean no difference; in brackets 95 % bootstrap intervals over seeds."
 
 
 def efficiency_table(group: Group) -> Table | None:
     """Each system against the reference at parts of the budget; ``None`` if nobody was evaluated on the way."""
     first = reference(group)
-    columns = [f"{what} at {part}" for part in PARTS for what in ("IQM ratio", "P(better)")]
-    columns.append(f"env steps to {first.label}'s final score")
+    columns = (*_COLUMNS, f"env steps to {first.label}'s final score")
     rows, numbers = [], []
     for system in group.study.systems:
-        ours, theirs, steps = _shared(group, system.name, first.name)
-        if system == first or not ours:
+        pair = _shared(group, system.name, first.name)
+        if system == first or not pair.ours:
             continue
-        end, games = steps[-1], " ".join(ours)
-        normalise = in_units_of({task: float(np.mean(points[end])) for task, points in theirs.items()})
-        cells: list[Cell] = []
-        for part, share in PARTS.items():
-            step = max((step for step in steps if 0 < step <= share * end), default=None)
-            for what, value in _compared(ours, theirs, step, normalise).items():
-                cells.append(cell(value, decimals=2))
-                place = {"system": system.label, "over": first.label, "statistic": what, "part": part}
-                numbers.append(score_row(value, **place, env_step=step, games=games))
-        level = {step: aggregates.mean(normalise(_at(ours, step))) for step in steps}
-        reached = next((step for step in steps if level[step] >= 1), None)
-        text = "not reached" if reached is None else f"{reached:,} of {end:,}"
+        cells, values = _cells(pair, system, first)
+        level = {step: aggregates.mean(pair.normalise(_at(pair.ours, step))) for step in pair.steps}
+        reached = next((step for step in pair.steps if level[step] >= 1), None)
+        text = "not reached" if reached is None else f"{reached:,} of {pair.steps[-1]:,}"
         cells.append(Cell(text, value=float("inf") if reached is None else reached))
-        numbers.append({"system": system.label, "over": first.label, "statistic": "steps", "mean": reached})
+        values.append({"system": system.label, "over": first.label, "statistic": "steps", "mean": reached})
         rows.append(Row(system.label, tuple(cells)))
+        numbers += values
     if not rows:
         return None
-    averaged = f"{group.last} evaluations up to there" if group.last > 1 else "the evaluation there"
     caption = (
-        f"Scores ({averaged}) over {first.label}'s final mean on the same game; IQM: interquartile mean over games and"
-        f" seeds. A ratio of 1 and a probability of 0.5 mean no difference; in brackets 95 % bootstrap intervals over"
-        f" seeds. Last column: the first evaluation at which the mean over games and seeds is at {first.label}'s final"
-        " one. Only games that both were evaluated on."
+        f"Scores ({_averaged(group)}) over {first.label}'s final mean on the same game; IQM: interquartile mean over"
+        f" games and seeds. {_READING} Last column: the first evaluation at which the mean over games and seeds is at"
+        f" {first.label}'s final one. Only games that both were evaluated on."
     )
-    return Table("efficiency", "Sample efficiency", caption, "system", tuple(columns), tuple(rows), numbers)
+    return Table("efficiency", "Sample efficiency", caption, "system", columns, tuple(rows), numbers)
 
 
-def _shared(group: Group, system: str, first: str) -> tuple[dict[str, Points], dict[str, Points], list[int]]:
-    """Trailing averages of both on the games where the reference ends above zero, and the steps that all games share.
+def ablation_table(group: Group) -> Table | None:
+    """The whole method against each system that lacks a part of it; ``None`` if there is no such pair.
+
+    The reference is another method, not a part of this one: it has :func:`efficiency_table`.
+    """
+    whole = next((system for system in group.study.systems if system.published == "xtra"), None)
+    if whole is None:
+        return None
+    rows, numbers = [], []
+    for system in group.study.systems:
+        if system in (whole, reference(group)) or system.recipe != whole.recipe:
+            continue
+        pair = _shared(group, whole.name, system.name)
+        if pair.ours:
+            cells, values = _cells(pair, whole, system)
+            rows.append(Row(system.label, tuple(cells)))
+            numbers += values
+    if not rows:
+        return None
+    caption = (
+        f"Scores of {whole.label} ({_averaged(group)}) over each other system's at the same step. {_READING} Only games"
+        " that both were evaluated on."
+    )
+    title = f"{whole.label} against its ablations"
+    return Table("ablations", title, caption, "in place of", _COLUMNS, tuple(rows), numbers)
+
+
+def _averaged(group: Group) -> str:
+    return f"{group.last} evaluations up to there" if group.last > 1 else "the evaluation there"
+
+
+class Pair(NamedTuple):
+    """Two systems on the games that both were evaluated on: scores by game and step, in units of the second's end."""
+
+    ours: dict[str, Points]
+    theirs: dict[str, Points]
+    steps: list[int]
+
+    def normalise(self, scores: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        """Scores at some step over the second system's final mean on each game."""
+        end = self.steps[-1]
+        means = {task: float(np.mean(points[end])) for task, points in self.theirs.items()}
+        return in_units_of(means)(scores)
+
+
+def _cells(pair: Pair, system: System, over: System) -> tuple[list[Cell], list[dict[str, Any]]]:
+    """Ratio and probability at each part of the budget, to read and as numbers."""
+    cells, numbers = [], []
+    for part, share in PARTS.items():
+        step = max((step for step in pair.steps if 0 < step <= share * pair.steps[-1]), default=None)
+        for what, value in _compared(pair, step).items():
+            cells.append(cell(value, decimals=2))
+            place = {"system": system.label, "over": over.label, "statistic": what, "part": part}
+            numbers.append(score_row(value, **place, env_step=step, games=" ".join(pair.ours)))
+    return cells, numbers
+
+
+def _shared(group: Group, system: str, first: str) -> Pair:
+    """Trailing averages of both on the games where the second ends above zero, and the steps that all games share.
 
     Nothing where none of these lies after the start of training.
     """
@@ -69,10 +122,10 @@ def _shared(group: Group, system: str, first: str) -> tuple[dict[str, Points], d
     shared = set.intersection(*(set(points) for pair in both.values() for points in pair)) if both else set()
     steps = sorted(shared)
     if not shared - {0}:
-        return {}, {}, []
+        return Pair({}, {}, [])
     above = [target for target, (_, theirs) in both.items() if np.mean(theirs[steps[-1]]) > 0]
     ours, theirs = ({target: both[target][place] for target in above} for place in (0, 1))
-    return ours, theirs, steps
+    return Pair(ours, theirs, steps)
 
 
 def trailing(points: Mapping[int | None, Sequence[float]], last: int) -> dict[int, list[float]]:
@@ -87,14 +140,12 @@ def trailing(points: Mapping[int | None, Sequence[float]], last: int) -> dict[in
     return {step: np.mean([points[s] for s in window], axis=0).tolist() for step, window in windows.items()}
 
 
-def _compared(
-    ours: Mapping[str, Points], theirs: Mapping[str, Points], step: int | None, normalise: Normalise
-) -> dict[str, Measured | None]:
+def _compared(pair: Pair, step: int | None) -> dict[str, Measured | None]:
     if step is None:
         return {"IQM ratio": None, "P(better)": None}
-    x, y = _at(ours, step), _at(theirs, step)
+    x, y = _at(pair.ours, step), _at(pair.theirs, step)
     return {
-        "IQM ratio": aggregate(_iqm_ratio, normalise(x), normalise(y)),
+        "IQM ratio": aggregate(_iqm_ratio, pair.normalise(x), pair.normalise(y)),
         "P(better)": aggregate(aggregates.probability_of_improvement, x, y),
     }
 

@@ -14,7 +14,7 @@ import xtra_rl
 from xtra_rl.files import atomic_write_text, write_csv, write_directory
 from xtra_rl.report.collect import Group
 from xtra_rl.report.diagnoses import DiagnosedModel, diagnosis_pictures, diagnosis_table
-from xtra_rl.report.efficiency import efficiency_table
+from xtra_rl.report.efficiency import ablation_table, efficiency_table
 from xtra_rl.report.facts import head, protocols_differ, runs_table
 from xtra_rl.report.media import Video, game_sheets, videos
 from xtra_rl.report.paper_tables import paper_tables
@@ -26,6 +26,10 @@ __all__ = ["write_report"]
 
 PAGE = "index.html"
 _LEFT_OUT = "findings"
+
+
+#: Tables of a study's own numbers, those beside the paper's come after them.
+_TABLES = (scores_table, aggregates_table, efficiency_table, ablation_table)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def _section(group: Group, out: Path, name: str, clips: list[Video]) -> dict[str
     offline = [
         offline_table(run, "offline" if not i else f"offline-{i + 1}") for i, run in enumerate(group.offline)
     ]
-    tables = [scores_table(group), aggregates_table(group), efficiency_table(group)] if group.cells else []
+    tables = [make(group) for make in _TABLES] if group.cells else []
     tables += [*(paper_tables(group) if group.cells else []), *offline]
     shown = [_write_table(table, out, folder) for table in tables if table]
     findings = [finding._asdict() for finding in group.findings]
