@@ -40,7 +40,9 @@ def _draw_actions(axes: Axes, found: Diagnosis) -> None:
     steps = [row["step"] for row in rows]
     middle = np.array([row["true action beats random"] for row in rows])
     ends = np.array([[row["beats low"], row["beats high"]] for row in rows]).T
-    axes.errorbar(steps, middle, np.abs(ends - middle), fmt="o-", color=COLOURS[0], capsize=2)
+    axes.errorbar(
+        steps, middle, np.abs(ends - middle), fmt="o-", color=COLOURS[0], capsize=2, label="all positions"
+    )
     numbers = summary(found)
     seen = numbers["action/where_it_differs"]
     if seen is not None:
