@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from xtra_rl import distributed
 from xtra_rl.allocator import keep_freed_memory
-from xtra_rl.envs import get_task, task_set
+from xtra_rl.envs import TASK_SETS, get_task, task_set
 from xtra_rl.models import COMPONENTS
 from xtra_rl.recipes.choices import check_choices
 from xtra_rl.recipes.overrides import CONFIGS, check_overrides
@@ -245,6 +245,11 @@ def cross_tasks_of(cfg: DictConfig) -> list[str]:
             )
         return tasks
     name = cfg.task_set or get_task(target).category
+    if name not in TASK_SETS:
+        raise ValueError(
+            f"target {target!r} is of category {name!r}, of which no other games are known to learn from; pass"
+            f" task_set, one of {', '.join(TASK_SETS)}, or cross_tasks=[...]"
+        )
     return list(task_set(name, without=target))[: cfg.num_cross_tasks]
 
 

@@ -70,7 +70,20 @@ def _check_option(group: str, value: str, options: list[str]) -> None:
     for option in value.split(","):  # Several for a sweep.
         if option not in (*options, "auto", "null"):
             near = f"; did you mean {_near(option, options)[0]}?" if _near(option, options) else ""
+            if group == "experiment" and (home := _experiment_with(option)):
+                near = f"; {option} is redrawn by experiment={home}"
             raise ValueError(f"{group}={option}: {group} is one of {', '.join(options)}{near}")
+
+
+def _experiment_with(part: str) -> str | None:
+    """The experiment whose report has a table or figure of the paper that is none of its own, such as ``table3``."""
+    files = sorted((CONFIGS / "experiment").glob("*.yaml"))
+    # The paper's own before those that take their runs at a smaller scale.
+    for file in sorted(files, key=lambda file: not file.stem.startswith(("table", "figure"))):
+        content = yaml.safe_load(file.read_text())
+        if part in (*content["tables"], *content["figures"]):
+            return file.stem
+    return None
 
 
 def _unknown_part(key: str, keys: Mapping[Any, Any]) -> tuple[str, list[str]] | None:
