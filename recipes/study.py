@@ -22,59 +22,25 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from xtra_rl.envs import get_task
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.recipes import common
-from xtra_rl.recipes.costs import CONFIGS, compose_run, cost_table, settings
+from xtra_rl.recipes.costs import compose_run, cost_table
 from xtra_rl.recipes.shared_inputs import SharedInput, inputs_of
-from xtra_rl.studies import PlannedRun, Study, System, planning, write_study
+from xtra_rl.recipes.study_plan import plan, whole_plan
+from xtra_rl.studies import PlannedRun, Study, planning, write_study
 from xtra_rl.studies.jobs import RUN_LOG, Job, Outcome, run_jobs
-from xtra_rl.studies.status import check_same_plan, path_of, planned_run, problem_of, score_rows, status_of
+from xtra_rl.studies.status import path_of, planned_run, problem_of, score_rows, status_of
 from xtra_rl.training.progress import progress
 
 #: Keys that this recipe gives to every run itself; all others are handed on as they are.
 _OWN = ("experiment", "scale", "seeds", "targets", "systems", "run_dir", "artifacts", "device", "threads")
 _OWN += ("parallel", "retries", "shard", "plan_only", "estimate", "resume")
-
-
-def plan(cfg: DictConfig, given: Sequence[str]) -> Study:
-    """The study that the config asks for; ``given`` are overrides of every run."""
-    files = sorted((CONFIGS / "experiment").glob("*.yaml"))
-    experiments: dict[str, Any] = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in files}
-    if own := [text for text in given if text.startswith(("target=", "seed="))]:
-        raise ValueError(f"{own[0]} is of one run; a study has targets=[...] and seeds=...")
-    if isinstance(cfg.seeds, int) and cfg.seeds < 1:
-        raise ValueError(f"seeds is {cfg.seeds}; expected how many, or a list")
-    if cfg.resume != "auto":
-        raise ValueError(
-            f"resume is {cfg.resume!r}; a study goes on where it was left: move its folder away to begin it anew"
-        )
-    if "experiment" not in cfg:
-        raise ValueError(f"experiment is not given; expected one of {', '.join(experiments)}")
-
-    def settings_of(system: System) -> dict[str, Any]:
-        return settings(system.recipe, (f"scale={cfg.scale}", *system.overrides))
-
-    members = planning.members_of(cfg.experiment.name, experiments, settings_of, given)
-    if cfg.systems is not None:
-        known = [member.system.name for member in members]
-        if unknown := [name for name in cfg.systems if name not in known]:
-            raise ValueError(f"systems has {unknown[0]!r}; {cfg.experiment.name} has {', '.join(known)}")
-        members = [member for member in members if member.system.name in cfg.systems]
-    return planning.plan_study(
-        common.plain(cfg.experiment),
-        members,
-        scale=cfg.scale,
-        seeds=range(cfg.seeds) if isinstance(cfg.seeds, int) else sorted(set(cfg.seeds)),
-        targets=list(dict.fromkeys(get_task(name).name for name in cfg.targets)) if cfg.targets else None,
-    )
 
 
 def shared_inputs(cfg: DictConfig, study: Study, runs: Sequence[PlannedRun]) -> dict[str, list[SharedInput]]:
@@ -155,16 +121,18 @@ def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
     """Plan, print, run what is missing, print scores; returns the jobs that failed."""
     planned = plan(cfg, given)
     folder = Path(cfg.run_dir or f"studies/{planned.experiment}-{planned.scale}")
-    check_same_plan(folder, planned)
-    write_study(folder, planned)
+    whole = whole_plan(folder, planned)
     runs = planning.shard_of(planning.distinct_runs(planned), cfg.shard)
     left = [run for run in runs if status_of(planned_run(folder, run)) != "finished"]
     inputs = shared_inputs(cfg, planned, left)
     every = {each.name: each for needed in inputs.values() for each in needed}
     there = {name: (each, each.is_there()) for name, each in every.items()}
     common.say(cost_table(cfg, folder, planned, runs, list(there.values())))
+    if more := len(planning.distinct_runs(whole)) - len(planning.distinct_runs(planned)):
+        common.say(f"planned before, and left as they are: {more} more runs")
     if cfg.plan_only:
         return []
+    write_study(folder, whole)
 
     missing = [each for each, is_there in there.values() if not is_there]
     # Parts of a study begin with different inputs; one that another part is building is waited for.

@@ -14,10 +14,11 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from pipeline_runs import ROOT, SHORT, command_line, fails
 from recipe_names import EXPERIMENTS
-from run_samples import config as run_config
 from run_samples import write_run
 
 from xtra_rl.recipes import common
+from xtra_rl.recipes import study as study_recipe
+from xtra_rl.recipes.costs import compose_run
 from xtra_rl.recipes.study import plan, shared_inputs, study
 from xtra_rl.studies import planning, read_study
 from xtra_rl.studies.jobs import last_line
@@ -26,7 +27,7 @@ from xtra_rl.studies.status import path_of, planned_run, status_of
 SMOKE = ("scale=smoke", "estimate=false")
 
 
-def test_a_plan_is_printed_and_written(config, tmp_path, capsys):
+def test_a_plan_is_printed_and_changes_nothing(config, tmp_path, capsys):
     cfg = config("study", "experiment=table1", *SMOKE, "seeds=2", "targets=[Assault]", f"run_dir={tmp_path}",
                  f"artifacts={tmp_path / 'none'}", "plan_only=true")  # fmt: skip
     assert study(cfg) == []
@@ -35,10 +36,36 @@ def test_a_plan_is_printed_and_written(config, tmp_path, capsys):
     assert rows["XTRA"][:2] == ["2", "0"]
     assert rows["datasets"][:2] == ["3", "0"]
     assert rows["total"][0] == "18"
-    planned = read_study(tmp_path)
-    assert len(planned.runs) == 7 * 2
-    assert planned == plan(cfg, [])
-    assert not (tmp_path / "runs").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_remembers_what_an_earlier_call_planned(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_recipe, "run_all", lambda cfg, jobs: [])
+
+    def call(*arguments):
+        cfg = config(
+            "study", "experiment=table1", *SMOKE, *arguments, f"run_dir={tmp_path}", f"artifacts={tmp_path}"
+        )
+        study(cfg)
+        return read_study(tmp_path)
+
+    assert len(call("seeds=2", "targets=[assault,alien]").runs) == 7 * 2 * 2
+    both = call("seeds=[3]", "targets=assault", "systems=xtra")
+    # EfficientZero and EfficientZero-L are the same runs at this scale.
+    assert "planned before, and left as they are: 24 more runs" in capsys.readouterr().out
+    assert len(both.runs) == 7 * 2 * 2 + 1
+    assert both.seeds == (0, 1, 3)
+    assert both.system("xtra").settings["scale"] == "smoke"
+    run = both.runs[-1]
+    changed = compose_run("xtra_finetune", [*run.overrides, "optim.lr=7.0"])
+    write_run(tmp_path / run.run_dir, settings=common.plain(changed))
+    with pytest.raises(ValueError, match=r"other settings \(optim.lr is 7.0, planned is 0."):
+        call("seeds=1", "targets=[assault]")
+
+
+def read_plan(cfg, run_dir):
+    """The planned run of that directory."""
+    return next(run for run in plan(cfg, []).runs if run.run_dir == run_dir)
 
 
 def test_what_only_finished_runs_were_built_on_is_not_built_again(config, tmp_path, capsys):
@@ -54,7 +81,8 @@ def test_what_only_finished_runs_were_built_on_is_not_built_again(config, tmp_pa
 
     for seed in (0, 1):
         assert rows()["datasets"][:2] == ["2", "0"]
-        write_run(tmp_path / f"runs/xtra/assault-s{seed}", settings=run_config(target="assault", seed=seed))
+        run = read_plan(cfg, f"runs/xtra/assault-s{seed}")
+        write_run(tmp_path / run.run_dir, settings=common.plain(compose_run("xtra_finetune", run.overrides)))
     assert not {"datasets", "teachers", "students"} & set(rows())
     assert rows()["XTRA"][:2] == ["2", "2"]
     assert rows()["EfficientZero"][:2] == ["2", "0"]
@@ -86,6 +114,10 @@ def test_every_input_is_there_once_for_all_runs(config):
         (["experiment=table1", "systems=[xtra,dreamer]"], [], "systems has 'dreamer'; table1 has xtra"),
         (["experiment=table1", "shard=3/2"], [], "shard is '3/2'"),
         (["experiment=table1", "seeds=0"], [], "seeds is 0"),
+        (["experiment=table1", "seeds=[]"], [], "seeds is []"),
+        (["experiment=table1", "seeds=[0,-1]"], [], "seeds is [0, -1]"),
+        (["experiment=table1", "parallel=0"], [], "parallel is 0"),
+        (["experiment=table1", "targets=[pong]"], [], "target 'pong' is of category 'ball'"),
         (["experiment=table1", "targets=[asault]"], [], "assault"),
         (["experiment=table1", "resume=restart"], [], "move its folder away"),
         (["experiment=table1"], ["seed=3"], "seed=3 is of one run; a study has targets=[...] and seeds=..."),

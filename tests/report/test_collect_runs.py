@@ -23,6 +23,7 @@ from xtra_rl.report.facts import head
 from xtra_rl.report.measures import at_start, baseline, improvement, measured, of_system
 from xtra_rl.report.paper_tables import paper_tables
 from xtra_rl.report.tables import aggregates_table, scores_table
+from xtra_rl.runs.settings import decisive
 from xtra_rl.studies import write_study
 
 
@@ -209,6 +210,26 @@ def test_a_run_that_is_not_the_planned_one_is_named(changes, text, tmp_path):
     assert (finding.kind, finding.text) == ("not as planned", text)
 
 
+def test_a_cell_with_the_runs_of_another_system_is_named(tmp_path):
+    """All of its seeds are alike, and nothing on the command line names what differs."""
+    systems = tuple(
+        replace(each, overrides=(), settings=decisive(config(each.name, "", 0))) for each in SYSTEMS
+    )
+    write_sample(tmp_path, systems=systems)
+    assert collect([tmp_path])[0].findings == ()
+    for task in ("alien", "amidar"):
+        for seed in range(3):
+            run = tmp_path / "runs" / "xtra" / f"{task}-s{seed}"
+            shutil.rmtree(run)
+            shutil.copytree(tmp_path / "runs" / "efficientzero" / f"{task}-s{seed}", run)
+    (group,) = collect([tmp_path])
+    assert {finding.text for finding in group.findings} == {
+        "pretrained is false, planned was true; cross_task is false, planned was true"
+    }
+    assert len(group.findings) == 6
+    assert group.scores("xtra", "alien") == {}
+
+
 def test_a_run_without_the_asked_mode_is_named(tmp_path):
     finding = damaged(
         tmp_path, lambda run: rewrite(run, **{"eval/mode": "sampled", "eval/returns": {"sampled": [300.0]}})
@@ -299,8 +320,6 @@ def test_systems_that_share_their_runs_are_said_to(tmp_path):
     plans = [plan for plan in study.runs if plan.system == "efficientzero"]
     shared = tuple(plan.__class__(**(vars(plan) | {"system": "large"})) for plan in plans)
     study = study.__class__(**(vars(study) | {"systems": (*SYSTEMS, large), "runs": study.runs + shared}))
-    from xtra_rl.studies import write_study
-
     write_study(tmp_path, study)
     group = one(tmp_path)
     assert any("EfficientZero and EfficientZero-L are the same runs" in note for note in group.notes)

@@ -6,7 +6,14 @@ from itertools import chain
 import pytest
 
 from xtra_rl.studies import System
-from xtra_rl.studies.planning import distinct_runs, members_of, merge_overrides, plan_study, shard_of
+from xtra_rl.studies.planning import (
+    distinct_runs,
+    extended,
+    members_of,
+    merge_overrides,
+    plan_study,
+    shard_of,
+)
 
 HOME = {
     "name": "home",
@@ -117,4 +124,34 @@ def test_a_wrong_experiment_is_refused(change, message):
 
 def test_members_are_systems_with_their_recipe():
     ours = members_of("home", EXPERIMENTS, settings_at())[0].system
-    assert replace(ours, overrides=()) == System("ours", "Ours", "xtra_finetune", published="xtra")
+    assert replace(ours, overrides=(), settings={}) == System(
+        "ours", "Ours", "xtra_finetune", published="xtra"
+    )
+
+
+def test_systems_know_all_their_settings():
+    study = plan("home", blocks=3)
+    assert study.system("ours").settings == {"batch": 8, "blocks": 3, "steps": 10}
+    assert study.system("large").settings == {"batch": 8, "blocks": 4, "steps": 10}
+
+
+def test_a_call_for_less_forgets_nothing_that_was_planned():
+    whole = plan("home")
+    few = plan("home", targets=["assault"], seeds=[2])
+    both = extended(few, whole)
+    assert both.targets == ("alien", "assault")
+    assert both.seeds == (0, 1, 2)
+    assert both.systems == whole.systems
+    assert set(both.runs) == {*whole.runs, *few.runs}
+    assert extended(whole, whole) == whole
+
+
+def test_a_later_plan_decides_how_a_system_runs():
+    both = extended(plan("home", given=["steps=3"], seeds=[1]), plan("home", seeds=[0]))
+    assert both.system("ours").overrides == ("steps=3",)
+    assert {"steps=3" in run.overrides for run in both.runs} == {True}
+
+
+def test_a_folder_has_one_study():
+    with pytest.raises(ValueError, match="has home at scale smoke, this is guest"):
+        extended(plan("guest"), plan("home"))

@@ -3,7 +3,7 @@
 import pytest
 from run_samples import config, write_run
 
-from xtra_rl.studies import PlannedRun, Study, System, write_study
+from xtra_rl.studies import PlannedRun, Study, System
 from xtra_rl.studies.status import check_same_plan, planned_run, problem_of, score_rows, status_of
 
 
@@ -49,19 +49,21 @@ def test_scores_are_means_over_finished_seeds(folder):
     ]
 
 
-def test_runs_that_were_planned_with_other_settings_do_not_count(tmp_path):
-    def study(experiment, run_dir, *overrides):
-        run = PlannedRun("xtra", "alien", 0, overrides, run_dir)
-        return Study(experiment, "", "smoke", (), (), (), ("alien",), (0,), (run,))
+def test_runs_of_other_settings_than_planned_do_not_count(tmp_path):
+    def study(run_dir, **settings):
+        system = System("xtra", "XTRA", "xtra_finetune", settings=settings)
+        run = PlannedRun("xtra", "alien", 0, (), run_dir)
+        return Study("any", "", "smoke", (), (), (system,), ("alien",), (0,), (run,))
 
     own, shared = "runs/xtra/alien-s0", "../table1-smoke/runs/xtra/alien-s0"
     home, guest = tmp_path / "table1-smoke", tmp_path / "figure7-smoke"
-    write_study(home, study("table1", own, "scale=smoke", "batch_size=8"))
-    # As long as nothing is there, a plan can be changed.
-    check_same_plan(home, study("table1", own, "scale=smoke", "batch_size=4"))
-    write_run(home / own)
-    check_same_plan(home, study("table1", own, "batch_size=8", "scale=smoke"))
-    check_same_plan(guest, study("figure7", shared, "scale=smoke", "batch_size=8"))
+    wanted = {"search.algorithm": "puct", "search.discount": 0.98}
+    # As long as nothing is there, anything can be planned.
+    check_same_plan(home, study(own, **wanted))
+    write_run(home / own, finished=False)
     for folder, run_dir in ((home, own), (guest, shared)):
-        with pytest.raises(ValueError, match=r"planned with other settings \(batch_size=4, batch_size=8\)"):
-            check_same_plan(folder, study("any", run_dir, "scale=smoke", "batch_size=4"))
+        check_same_plan(folder, study(run_dir, **{"search.algorithm": "gumbel", "new in this version": 1}))
+        with pytest.raises(
+            ValueError, match=r"other settings \(search.algorithm is gumbel, planned is puct\);"
+        ):
+            check_same_plan(folder, study(run_dir, **wanted))

@@ -11,31 +11,8 @@ from typing import Any
 from xtra_rl.envs.tasks import get_task
 from xtra_rl.files import to_plain
 from xtra_rl.runs.record import Run
-from xtra_rl.runs.settings import ABSENT, PLACES, flatten, yaml_text
-from xtra_rl.studies.plan import PlannedRun
-
-#: Where and how fast a run was made, not what it does; ``checkpoint`` is the interval of saving, and in
-#: ``evaluate`` the path of the model, whose hash is compared instead.
-MACHINE = (
-    *PLACES,
-    "seed",
-    "target",
-    "device",
-    "threads",
-    "checkpoint",
-    "log_every",
-    "inference.compile",
-    "compile",
-    "eval.num_envs",
-    "eval.video_steps",
-    "search.backend",
-    "search.cuda_graph",
-    "search.max_bytes",
-    "targets.memory_bytes",
-    "student",
-    "datasets",
-    "teachers",
-)
+from xtra_rl.runs.settings import ABSENT, MACHINE, changed, decisive, flatten, yaml_text
+from xtra_rl.studies.plan import PlannedRun, System
 
 
 def version_of(run: Run) -> str:
@@ -53,11 +30,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
     A setting under a name of :data:`MACHINE` is left out.
     """
-    flat = {
-        name: value
-        for name, value in flatten(to_plain(run.config)).items()
-        if not any(name == place or name.startswith(f"{place}.") for place in MACHINE)
-    }
+    flat = decisive(run.config)
     inputs = run.manifest.get("inputs", {})
     # Every seed evaluates a model of its own.
     flat |= {
@@ -97,26 +70,29 @@ def odd_ones(runs: Sequence[Run]) -> dict[Path, str]:
     return odd
 
 
-def not_as_planned(run: Run, plan: PlannedRun, *, recipe: str, scale: str) -> str | None:
+def not_as_planned(run: Run, plan: PlannedRun, system: System, *, scale: str) -> str | None:
     """What of a finished run is not as planned: recipe, scale, game, seed or a setting; ``None`` if all is."""
     flat = flatten(to_plain(run.config))
     expected: dict[str, Any] = {"seed": plan.seed}
+    # Plans of before settings were kept in them have only the command line.
     for name, _, text in (override.partition("=") for override in plan.overrides):
         # Config groups, such as task_set=maze, are no settings of that name, and paths may be written anew.
         if name in flat and name not in MACHINE and _is_plain(value := _value(text)):
             expected[name] = value
     pairs = {
-        "recipe": (run.summary["recipe"], recipe),
+        "recipe": (run.summary["recipe"], system.recipe),
         "scale": (run.summary["scale"], scale),
         "game": (run.target, _canonical(plan.target)),
         **{name: (flat.get(name, ABSENT), value) for name, value in expected.items()},
+        **changed(run.config, system.settings),
     }
     parts = [
         f"{name} is {yaml_text(here)}, planned was {yaml_text(there)}"
         for name, (here, there) in pairs.items()
         if here != there
     ]
-    return "; ".join(parts) or None
+    more = f" and {len(parts) - 4} more" if len(parts) > 4 else ""
+    return "; ".join(parts[:4]) + more or None
 
 
 def _value(text: str) -> Any:

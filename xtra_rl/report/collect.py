@@ -222,7 +222,7 @@ def _unfit(run: Run, plan: PlannedRun, study: Study, mode: str, where: str) -> F
         step, failed = run.steps()[0], failure_of(run.path / RUN_LOG)
         text = f"it has come to env step {step or 0}" + (f" and failed: {failed}" if failed else "")
         return Finding("unfinished", where, path, text)
-    if difference := not_as_planned(run, plan, recipe=study.system(plan.system).recipe, scale=study.scale):
+    if difference := not_as_planned(run, plan, study.system(plan.system), scale=study.scale):
         return Finding("not as planned", where, path, difference)
     if final_mean(run, mode) is None:
         return Finding("no evaluation", where, path, f"its last evaluation has no {mode} play")

@@ -15,6 +15,29 @@ ABSENT = "(absent)"
 #: Where a run lies and who is told about it: differs between any two runs and changes nothing.
 PLACES = ("run_dir", "artifacts", "resume", "logger", "wandb_mode", "wandb_project")
 
+#: Where and how fast a run was made, not what it does; ``checkpoint`` is the interval of saving, and in
+#: ``evaluate`` the path of the model, whose hash is compared instead.
+MACHINE = (
+    *PLACES,
+    "seed",
+    "target",
+    "device",
+    "threads",
+    "checkpoint",
+    "log_every",
+    "inference.compile",
+    "compile",
+    "eval.num_envs",
+    "eval.video_steps",
+    "search.backend",
+    "search.cuda_graph",
+    "search.max_bytes",
+    "targets.memory_bytes",
+    "student",
+    "datasets",
+    "teachers",
+)
+
 #: What a score depends on beside the agent.
 PROTOCOL = ("eval.max_steps", "env.frame_skip", "env.sticky", "env.noop_max", "env.max_frames")
 
@@ -33,6 +56,35 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings that a score may depend on beside game and seed: all but those of :data:`MACHINE`.
+
+    Example:
+        >>> decisive({"seed": 0, "device": "cpu", "optim": {"lr": 0.1}})
+        {'optim.lr': 0.1}
+    """
+    return {
+        name: value
+        for name, value in flatten(to_plain(settings)).items()
+        if not any(name == place or name.startswith(f"{place}.") for place in MACHINE)
+    }
+
+
+def changed(settings: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What a run has and what was planned for it, by :func:`decisive` setting, where both know it and they differ.
+
+    Example:
+        >>> changed({"seed": 1, "optim": {"lr": 0.1}}, {"optim.lr": 0.2, "new": True})
+        {'optim.lr': (0.1, 0.2)}
+    """
+    has = decisive(settings)
+    return {
+        name: (has[name], value)
+        for name, value in planned.items()
+        if name in has and _differ(has[name], value)
+    }
 
 
 def differences(*settings: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class System:
         recipe: file of ``recipes/`` without its ending.
         overrides: what makes a run one of this system, on the recipe's command line.
         published: name of the paper's column that it redraws; ``None`` for a system that the paper has not.
+        settings: of all its runs at the study's scale, dotted, but for game, seed, places and machine; empty in a study
+            that an earlier version planned.
     """
 
     name: str
@@ -30,6 +32,7 @@ class System:
     recipe: str
     overrides: tuple[str, ...] = ()
     published: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xtra_rl.runs.settings import decisive
 from xtra_rl.studies.plan import PlannedRun, Study, System
 
 _SYSTEM_KEYS = ("of", "label", "recipe", "overrides", "published", "doubled")
@@ -66,7 +67,8 @@ def members_of(
         if same:
             label = f"{member.system.label} (here the same as {same[0].system.label})"
             member = replace(member, system=replace(member.system, label=label))
-        members.append(member)
+        settings = decisive(settings_of(member.system))
+        members.append(replace(member, system=replace(member.system, settings=settings)))
     return members
 
 
@@ -176,11 +178,48 @@ def plan_study(
 def _planned(experiment: str, member: Member, scale: str, target: str, seed: int) -> PlannedRun:
     # Folders of studies lie beside each other, so that what two of them need is run once.
     place = "" if member.home == experiment else f"../{member.home}-{scale}/"
-    overrides = merge_overrides(
-        [f"scale={scale}", f"target={target}", f"seed={seed}"], member.system.overrides
-    )
     run_dir = f"{place}runs/{member.runs_of}/{target}-s{seed}"
+    overrides = _command_line(member.system, scale, target, seed)
     return PlannedRun(member.system.name, target, seed, overrides, run_dir)
+
+
+def _command_line(system: System, scale: str, target: str, seed: int) -> tuple[str, ...]:
+    return merge_overrides([f"scale={scale}", f"target={target}", f"seed={seed}"], system.overrides)
+
+
+def extended(study: Study, before: Study) -> Study:
+    """A study with what was planned in its folder before: a call for fewer games, seeds or systems forgets none.
+
+    A system of both has the settings of the later plan in all its runs.
+
+    Raises:
+        ValueError: if the folder has another experiment or scale.
+
+    Example:
+        >>> one = Study("table1", "", "smoke", (), (), (System("xtra", "XTRA", "xtra_finetune"),), ("pong",), (0,), ())
+        >>> other = replace(one, systems=(System("curl", "CURL", "curl"),), targets=("alien", "pong"), seeds=(1,))
+        >>> both = extended(one, other)
+        >>> [system.name for system in both.systems], both.targets, both.seeds
+        (['curl', 'xtra'], ('alien', 'pong'), (0, 1))
+    """
+    if (before.experiment, before.scale) != (study.experiment, study.scale):
+        raise ValueError(
+            f"the study's folder has {before.experiment} at scale {before.scale}, this is {study.experiment} at scale"
+            f" {study.scale}; pass another run_dir"
+        )
+    systems = {system.name: system for each in (before, study) for system in each.systems}
+    # Systems that are the same at this scale share their runs' folders.
+    runs = {(run.system, run.run_dir): run for each in (before, study) for run in each.runs}
+    return replace(
+        study,
+        systems=tuple(systems.values()),
+        targets=tuple(dict.fromkeys((*before.targets, *study.targets))),
+        seeds=tuple(sorted({*before.seeds, *study.seeds})),
+        runs=tuple(
+            replace(run, overrides=_command_line(systems[run.system], study.scale, run.target, run.seed))
+            for run in runs.values()
+        ),
+    )
 
 
 def distinct_runs(study: Study) -> list[PlannedRun]:

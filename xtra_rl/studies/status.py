@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xtra_rl.runs.record import Run, read_run
-from xtra_rl.studies.plan import STUDY_FILE, PlannedRun, Study, read_study
+from xtra_rl.runs.settings import changed, yaml_text
+from xtra_rl.studies.plan import PlannedRun, Study
 
 
 def path_of(folder: str | os.PathLike[str], plan: PlannedRun) -> Path:
@@ -39,23 +40,24 @@ def problem_of(run: Run | None) -> str | None:
 
 
 def check_same_plan(folder: str | os.PathLike[str], study: Study) -> None:
-    """Refuse to count runs that are there and were planned with other settings.
+    """Refuse to count runs that are there and have other settings than are planned for them.
 
     Raises:
         ValueError: if there are any.
     """
-    plans: dict[Path, dict[str, set[str]]] = {}
-    for run in study.runs:
-        path = path_of(folder, run)
-        home = path.parents[2]
-        if home not in plans:
-            there = read_study(home).runs if (home / STUDY_FILE).is_file() else ()
-            plans[home] = {other.run_dir: set(other.overrides) for other in there}
-        before = plans[home].get("/".join(path.parts[-3:]))
-        if before is not None and before != set(run.overrides) and planned_run(folder, run) is not None:
-            other = ", ".join(sorted(before ^ set(run.overrides)))
+    for plan in study.runs:
+        run = planned_run(folder, plan)
+        if run is None or run.problem:
+            continue
+        parts = [
+            f"{name} is {yaml_text(here)}, planned is {yaml_text(there)}"
+            for name, (here, there) in changed(run.config, study.system(plan.system).settings).items()
+        ]
+        if parts:
+            more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             raise ValueError(
-                f"{path} was planned with other settings ({other}); pass another run_dir, or move {home} away"
+                f"{run.path} has other settings ({'; '.join(parts[:3])}{more}); pass another run_dir for the study, or"
+                f" move {run.path.parents[2]} away"
             )
 
 
