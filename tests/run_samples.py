@@ -47,19 +47,32 @@ def summary(settings, returns=(220.0, 280.0), **changes):
 
 
 def write_run(path: Path, *, finished=True, settings=None, recipe="xtra_finetune", **changes) -> RunDirectory:
-    """A run directory with two evaluations, losses and speeds; ``changes`` go into the summary."""
+    """A run directory with evaluations at 0, 200 and the end, losses and speeds; ``changes`` go into the summary."""
     run, settings = RunDirectory(path), settings or config()
     run.write_config(settings)
     run.write_manifest(recipe=recipe, config=settings, device="cpu", command_line=["recipe.py"])
+    results, task = summary(settings, **changes), settings["target"]
     with RunLogger(path) as logger:
         for env_step, score in ((0, 10.0), (200, 250.0)):
-            metrics = {
-                "eval/alien/return": score,
-                "eval/alien/hns": score / 500,
-                "loss/total": 1 / (1 + env_step),
-            }
-            logger.log(metrics, env_step=env_step, train_step=env_step // 4)
+            metrics = {f"eval/{task}/return": score, f"eval/{task}/hns": score / 500}
+            log(logger, metrics | {"loss/total": 1 / (1 + env_step)}, env_step)
             logger.log({"throughput/act_ms_per_train_step": score}, env_step=env_step, train_step=1)
+        if finished:
+            log(logger, last_evaluation(results), results["env_steps"])
     if finished:
-        run.write_summary(summary(settings, **changes))
+        run.write_summary(results)
     return run
+
+
+def log(logger, metrics, env_step):
+    """Four env steps are one train step."""
+    logger.log(metrics, env_step=env_step, train_step=env_step // 4)
+
+
+def last_evaluation(results):
+    """What ``metrics.csv`` ends with if ``results`` are the summary."""
+    return {
+        f"eval/{results['target']}/return{'' if mode == 'greedy' else f'_{mode}'}": sum(returns)
+        / len(returns)
+        for mode, returns in results["eval/returns"].items()
+    }

@@ -63,16 +63,6 @@ def write_run(
     run = RunDirectory(path)
     run.write_config(settings)
     run.write_manifest(recipe=recipe, config=settings, device="cpu", command_line=["recipe.py"])
-    with RunLogger(path) as logger:
-        for step, share in ((0, 0.1), (200, 0.5), (400, 1.0)):
-            metrics = {f"eval/{target}/return": share * score}
-            if settings["cross_task"]:
-                metrics |= {
-                    f"task_weight/{task}": 1 - share * (0.2 + 0.1 * i) for i, task in enumerate(CROSS)
-                }
-            logger.log(metrics, env_step=step, train_step=step // 4)
-    if video:
-        write_video(run.videos / "final.mp4", np.full((4, 32, 32, 3), 40 * seed, np.uint8), 15)
     summary = {
         "recipe": recipe,
         "scale": settings["scale"],
@@ -88,9 +78,24 @@ def write_run(
         "start/returns": {"greedy": [0.1 * score, 0.1 * score]},
         "baselines": {"random": 20.0 + seed, "constant": 10.0, "untrained": None},
         "checkpoint": "elsewhere/model",
-    }
+    } | changes
+    with RunLogger(path) as logger:
+        for step, share in ((0, 0.1), (200, 0.5), (summary["env_steps"], 1.0)):
+            metrics = {
+                f"eval/{target}/return{'' if mode == 'greedy' else f'_{mode}'}": share
+                * sum(returns)
+                / len(returns)
+                for mode, returns in summary["eval/returns"].items()
+            }
+            if settings["cross_task"]:
+                metrics |= {
+                    f"task_weight/{task}": 1 - share * (0.2 + 0.1 * i) for i, task in enumerate(CROSS)
+                }
+            logger.log(metrics, env_step=step, train_step=step // 4)
+    if video:
+        write_video(run.videos / "final.mp4", np.full((4, 32, 32, 3), 40 * seed, np.uint8), 15)
     if finished:
-        run.write_summary(summary | changes)
+        run.write_summary(summary)
     return run
 
 

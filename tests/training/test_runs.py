@@ -64,6 +64,12 @@ def edit(path: Path, **changes):
     path.write_text(json.dumps({name: value for name, value in content.items() if value != "gone"}))
 
 
+def rewrite(path: Path, old: str, new: str):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 DAMAGES = {
     "manifest.json is missing": lambda run: (run / "manifest.json").unlink(),
     "config.yaml is missing": lambda run: (run / "config.yaml").unlink(),
@@ -83,6 +89,17 @@ DAMAGES = {
     "mean of greedy play is 9": lambda run: edit(run / "summary.json", **{"eval/mean_return": 9.0}),
     "metrics.csv has a row": lambda run: (run / "metrics.csv").write_text(
         "env_step,train_step,metric,value\n1,2\n"
+    ),
+    "metrics.csv is missing": lambda run: (run / "metrics.csv").unlink(),
+    "metrics.csv has no evaluation of sampled play, summary.json has 150 at env step 400": lambda run: (
+        rewrite(run / "metrics.csv", "400,100,eval/alien/return_sampled,150.0\n", "")
+    ),
+    # Cut off behind the evaluation at 200.
+    "metrics.csv has its last evaluation of greedy play at env step 200, summary.json at 400": lambda run: (
+        rewrite(run / "metrics.csv", "400,100,eval/alien/return,250.0\n", "")
+    ),
+    "metrics.csv ends with 99999 as the mean of sampled play, summary.json with 150": lambda run: rewrite(
+        run / "metrics.csv", "return_sampled,150.0", "return_sampled,99999.0"
     ),
 }
 
@@ -158,7 +175,7 @@ def test_show_has_everything_of_a_run(layout, tmp_path, capsys):
         str(run.checkpoints / "step_000000050"): ("checkpoint", 5)
     }
     assert about["pictures and videos"] == [str(run.videos / "final.mp4")]
-    assert {"metric": "eval/alien/return", "env_step": 200, "train_step": 50, "value": 250.0} in about[
+    assert {"metric": "eval/alien/return", "env_step": 400, "train_step": 100, "value": 250.0} in about[
         "metrics"
     ]
     assert about["throughput"] == [{"speed": "act_ms_per_train_step", "mean": 130.0, "last": 250.0}]
@@ -218,8 +235,8 @@ def test_compare_draws_a_curve_for_each_readable_run(tmp_path, monkeypatch, caps
     assert main(["compare", *map(str, paths), "--figure", str(picture)]) == 1
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [(curve.label, curve.task, curve.scores.value.tolist()) for curve in drawn] == [
-        ("a/run", "alien", [10.0, 250.0]),
-        ("b/run", "alien", [10.0, 250.0]),
+        ("a/run", "alien", [10.0, 250.0, 250.0]),
+        ("b/run", "alien", [10.0, 250.0, 250.0]),
     ]
     assert str(picture) in capsys.readouterr().out
 

@@ -186,6 +186,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             parts[name.partition(".")[0]] = _read(path / name, read, problems)
     if manifest and config and config_sha256(config) != manifest.get("config_sha256"):
         problems.append("config.yaml is not the one that manifest.json has the hash of")
+    if not problems:
+        problems += _check_evaluations(Run(path, **parts))
     problem = "; ".join(problems) if problems else None
     writer = manifest.get("packages", {}).get("xtra_rl", xtra_rl.__version__)
     if problem and writer != xtra_rl.__version__:
@@ -260,6 +262,26 @@ def _check_scores(summary: Mapping[str, Any]) -> None:
     returns, mean = (summary["eval/returns"] or {}).get(mode), summary["eval/mean_return"]
     if returns and (mean is None or not math.isclose(sum(returns) / len(returns), mean, rel_tol=1e-6)):
         raise ValueError(f"summary.json says that the mean of {mode} play is {mean}, and its episodes do not")
+
+
+def _check_evaluations(run: Run) -> Iterator[str]:
+    """The summary's scores are the last of ``metrics.csv``: averages over evaluations read them there."""
+    returns = run.summary.get("eval/returns") or {}
+    if run.target is None or not returns:
+        return
+    if not (run.path / "metrics.csv").is_file():
+        yield "metrics.csv is missing"
+        return
+    for mode, episodes in returns.items():
+        series, end, mean = run.evaluations(mode), run.summary["env_steps"], sum(episodes) / len(episodes)
+        if series is None:
+            yield f"metrics.csv has no evaluation of {mode} play, summary.json has {mean:g} at env step {end}"
+        elif (step := series.env_step[-1]) != end:
+            yield (
+                f"metrics.csv has its last evaluation of {mode} play at env step {step:.0f}, summary.json at {end}"
+            )
+        elif not math.isclose(value := float(series.value[-1]), mean, rel_tol=1e-6, abs_tol=1e-6):
+            yield f"metrics.csv ends with {value:g} as the mean of {mode} play, summary.json with {mean:g}"
 
 
 def _is_finite(value: Any) -> bool:
