@@ -164,6 +164,22 @@ def test_diagnosed_models_have_a_table_and_their_pictures_and_are_no_runs_of_the
     assert (rows[0]["action/interval_low"], rows[0]["reward/explained"]) == ("0.546", "")
 
 
+def test_a_diagnosis_of_an_earlier_version_has_empty_cells(tmp_path):
+    write_sample(tmp_path / "study")
+    old, new = tmp_path / "study" / "a", tmp_path / "study" / "b"
+    write_diagnosis(old, **{"action/former": 3})
+    write_diagnosis(new, "amidar", **{"action/differs": 0.25, "action/interval_of_it": [0.1, 0.4]})
+    report(tmp_path)
+    with open(tmp_path / "report" / "tables" / "diagnosis.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["action/differs"] for row in rows] == ["", "0.25"]
+    assert [row["action/interval_of_it_high"] for row in rows] == ["", "0.4"]
+    assert [row["action/former"] for row in rows] == ["3", ""]
+    assert list(rows[0])[-4:] == [
+        "action/former", "action/differs", "action/interval_of_it_low", "action/interval_of_it_high",
+    ]  # fmt: skip
+
+
 def test_a_diagnosis_that_cannot_be_read_is_named(tmp_path, capsys):
     write_sample(tmp_path / "study")
     write_diagnosis(tmp_path / "study" / "diagnosis")

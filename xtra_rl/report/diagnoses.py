@@ -95,6 +95,9 @@ def diagnosis_table(models: Sequence[DiagnosedModel]) -> Table | None:
     numbers = [
         {"game": each.numbers["target"], "model": each.model, **_flat(each.numbers)} for each in models
     ]
+    # Diagnoses of earlier versions lack some numbers.
+    known = {name: None for each in numbers for name in each}
+    numbers = [known | each for each in numbers]
     columns = (*_COLUMNS, "positions")
     return Table(
         "diagnosis", "Is the model a model?", caption, "game and model", columns, tuple(rows), numbers
