@@ -180,6 +180,38 @@ def test_intervals_know_that_positions_of_a_game_are_alike():
     assert math.isnan(clustered_interval(np.array([np.nan]), np.zeros(1))[0])
 
 
+def test_one_game_has_no_interval_and_no_verdict(tmp_path):
+    mean, low, high = clustered_interval(np.array([0.0, 1.0, 1.0]), np.array([4, 4, 4]))
+    assert mean == pytest.approx(2 / 3)
+    assert math.isnan(low)
+    assert math.isnan(high)
+    found = diagnosis(Line())
+    one = replace(found, group=np.zeros(120, int), differs=np.repeat([0.0, 1.0], 60))
+    numbers = summary(one)
+    for name in ("action/interval", "action/where_it_differs_interval", "search/improvement_interval"):
+        assert numbers[name] == [None, None]
+    text = in_words(numbers)
+    assert text.startswith(
+        "Whether the next latent depends on the action is open, since one game has no interval: "
+    )
+    assert "at 100.0% of the positions\n(one game, no interval; 50 %" in text
+    assert "95 %" not in text
+    assert draw_diagnosis(one, tmp_path / "diagnosis.png", title="a line").stat().st_size > 20_000
+    # Three games, but another action brings another frame in one of them only.
+    some = replace(found, differs=(found.group == 1).astype(float))
+    assert "is open, since one game has no interval" in in_words(summary(some))
+
+
+def test_positions_that_the_emulator_could_not_answer_are_counted():
+    found = diagnosis(Line())
+    numbers = summary(replace(found, differs=np.repeat([0.0, 1.0], 60)))
+    assert numbers["action/answered"] == 120
+    assert "The emulator shows another frame after the other action at 50.0% of them" in in_words(numbers)
+    numbers = summary(replace(found, differs=np.repeat([0.0, 1.0, np.nan], 40)))
+    assert numbers["action/answered"] == 80
+    assert "The emulator, which could answer at 80 of 120 positions, shows another" in in_words(numbers)
+
+
 def test_explained_variance_and_ties():
     true = np.array([0.0, 1.0, 2.0, 3.0])
     assert explained_variance(true, true) == 1

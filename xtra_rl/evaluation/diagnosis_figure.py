@@ -40,18 +40,17 @@ def _draw_actions(axes: Axes, found: Diagnosis) -> None:
     steps = [row["step"] for row in rows]
     middle = np.array([row["true action beats random"] for row in rows])
     ends = np.array([[row["beats low"], row["beats high"]] for row in rows]).T
-    axes.errorbar(
-        steps, middle, np.abs(ends - middle), fmt="o-", color=COLOURS[0], capsize=2, label="all positions"
-    )
+    whiskers = np.abs(ends - middle)
+    axes.errorbar(steps, middle, whiskers, fmt="o-", color=COLOURS[0], capsize=2, label="all positions")
     numbers = summary(found)
     seen = numbers["action/where_it_differs"]
     if seen is not None:
-        below, above = numbers["action/where_it_differs_interval"]
+        low, high = numbers["action/where_it_differs_interval"]
         share = f"where it brings another frame ({numbers['action/differs']:.0%})"
         axes.errorbar(
             [1.15],
             [seen],
-            [[seen - below], [above - seen]],
+            None if low is None else [[seen - low], [high - seen]],
             fmt="s",
             color=COLOURS[1],
             capsize=2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def clustered_interval(
         seed: of the resamples.
 
     Returns:
-        mean, low, high; NaN without a value.
+        mean, low, high; NaN without a value, and no ends for one group: what another one brings is not known.
 
     Example:
         >>> clustered_interval(np.array([1.0, 1.0, 3.0, 3.0]), np.array([0, 0, 1, 1]))
@@ -33,11 +33,13 @@ def clustered_interval(
     if not there.any():
         return (float("nan"),) * 3
     _, member = np.unique(group[there], return_inverse=True)
-    total, count = np.bincount(member, values[there]), np.bincount(member)
+    total, count, mean = np.bincount(member, values[there]), np.bincount(member), float(values[there].mean())
+    if len(total) < 2:
+        return mean, float("nan"), float("nan")
     chosen = np.random.default_rng(seed).integers(0, len(total), (draws, len(total)))
     means = total[chosen].sum(1) / count[chosen].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(values[there].mean()), float(low), float(high)
+    return mean, float(low), float(high)
 
 
 def explained_variance(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -112,6 +114,7 @@ def summary(found: Diagnosis) -> dict[str, Any]:
         "games": len(np.unique(found.group)),
         "action/true_beats_random": better,
         "action/interval": better_ends,
+        "action/answered": int(np.isfinite(found.differs).sum()),
         "action/differs": _mean(found.differs),
         "action/where_it_differs": seen,
         "action/where_it_differs_interval": seen_ends,
@@ -146,26 +149,40 @@ def in_words(numbers: Mapping[str, Any]) -> str:
         >>> print(in_words(numbers).splitlines()[0])
         The next latent depends on the action: the true action's is the nearer one at 52.0% of the positions
     """
-    nearer, (low, high) = numbers["action/true_beats_random"], numbers["action/interval"]
-    seen, (seen_low, seen_high) = (
-        numbers["action/where_it_differs"],
-        numbers["action/where_it_differs_interval"],
-    )
+    nearer, ends = numbers["action/true_beats_random"], numbers["action/interval"]
+    seen, seen_ends = numbers["action/where_it_differs"], numbers["action/where_it_differs_interval"]
     # Where no action makes a difference the best model is right at half of the positions.
-    depends = low > 0.5 if seen is None else seen_low > 0.5
+    low, _ = ends if seen is None else seen_ends
     text = (
-        f"The next latent {'depends on the action' if depends else 'does NOT clearly depend on the action'}: the true"
-        f" action's is the nearer one at {nearer:.1%} of the positions\n(95 % interval {low:.1%} to {high:.1%}; 50 %"
-        " = it does not matter)."
+        f"{_verdict(low)}: the true action's is the nearer one at {nearer:.1%} of the positions\n"
+        f"({_ends_text(ends, '.1%', '95 % interval ')}; 50 % = it does not matter)."
     )
     if seen is not None:
-        text += (
-            f" The emulator shows another frame after the other action at {numbers['action/differs']:.1%} of them;"
-            f"\nthere the true one's is the nearer at {seen:.1%} ({seen_low:.1%} to {seen_high:.1%})."
+        positions, answered = numbers.get("positions"), numbers.get("action/answered")
+        where = (
+            ""
+            if positions == answered
+            else f", which could answer at {answered:,} of {positions:,} positions,"
         )
-    gain, (low, high) = numbers["search/improvement"], numbers["search/improvement_interval"]
+        text += (
+            f" The emulator{where} shows another frame after the other action at {numbers['action/differs']:.1%} of"
+            f" them;\nthere the true one's is the nearer at {seen:.1%} ({_ends_text(seen_ends, '.1%')})."
+        )
+    gain, ends = numbers["search/improvement"], _ends_text(numbers["search/improvement_interval"], "+.3f")
     return text + (
-        f"\nThe search gains {gain:+.3f} in value over the prior ({low:+.3f} to {high:+.3f}); the prior has"
+        f"\nThe search gains {gain:+.3f} in value over the prior ({ends}); the prior has"
         f" {numbers['policy/prior_entropy_share']:.0%} of the entropy of a uniform one, the search's\npolicy"
         f" {numbers['policy/search_entropy_share']:.0%}."
     )
+
+
+def _verdict(low: float | None) -> str:
+    if low is None:
+        return "Whether the next latent depends on the action is open, since one game has no interval"
+    depends = "depends on the action" if low > 0.5 else "does NOT clearly depend on the action"
+    return f"The next latent {depends}"
+
+
+def _ends_text(ends: Sequence[float | None], form: str, name: str = "") -> str:
+    low, high = ends
+    return "one game, no interval" if low is None else f"{name}{low:{form}} to {high:{form}}"
