@@ -164,6 +164,14 @@ def test_diagnosed_models_have_a_table_and_their_pictures_and_are_no_runs_of_the
     assert (rows[0]["action/interval_low"], rows[0]["reward/explained"]) == ("0.546", "")
 
 
+def test_diagnoses_alone_have_a_page(tmp_path):
+    write_diagnosis(tmp_path / "diagnose" / "alien")
+    page, _ = report(tmp_path, study="diagnose")
+    assert "Alien: xtra/alien-s0/model 0.576 [0.546, 0.606]" in page.text
+    assert len(page.all("img")) == 1
+    assert [each["id"] for each in page.all("section")] == ["models"]
+
+
 def test_a_diagnosis_of_an_earlier_version_has_empty_cells(tmp_path):
     write_sample(tmp_path / "study")
     old, new = tmp_path / "study" / "a", tmp_path / "study" / "b"

@@ -50,6 +50,13 @@ def test_list_tells_finished_from_unfinished_runs(tmp_path, capsys):
     assert "unfinished, 50 %" in capsys.readouterr().out
 
 
+def test_a_diagnosis_is_finished_when_it_has_found_something(tmp_path, capsys):
+    run = write_run(tmp_path / "run", finished=False, recipe="diagnose").path
+    assert as_json(capsys, "list", tmp_path)[0]["status"] == "unfinished"
+    (run / "diagnosis.json").write_text("{}")
+    assert as_json(capsys, "list", tmp_path)[0]["status"] == "finished"
+
+
 def test_runs_are_found_below_folders_but_not_inside_runs_or_hidden_folders(tmp_path):
     for name in ("b/run", "a", ".trash/run", "a/wandb/files"):
         (tmp_path / name).mkdir(parents=True)

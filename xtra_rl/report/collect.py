@@ -120,6 +120,9 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", la
         last: how many evaluations at the end are averaged to a run's score. Greedy play of small agents swings from
             one evaluation to the next, so that the last one alone says little.
 
+    Returns:
+        groups; none where all runs are diagnoses.
+
     Raises:
         ValueError: if a path is no folder, a ``study.json`` cannot be read, nothing is found, or ``last`` is not
             positive.
@@ -131,7 +134,8 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", la
     """
     if last < 1:
         raise ValueError(f"last is {last}; expected at least 1")
-    found = [path for path in find_runs(paths) if not is_diagnosis(path)]
+    there = find_runs(paths)
+    found = [path for path in there if not is_diagnosis(path)]
     studies = sorted({file.parent for path in paths for file in Path(path).rglob(STUDY_FILE)})
     groups, taken = [], set()
     for folder in studies:
@@ -144,7 +148,7 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", la
     runs = [read_run(path) for path in sorted(bare.values())]
     for study, members in study_of_runs(runs):
         groups.append(_group(study, Path(), members, mode, last, planned=False))
-    if not groups:
+    if not groups and not there:  # Diagnoses alone have no groups.
         raise ValueError(
             f"no runs and no studies below {', '.join(map(str, paths))}; expected run directories, which"
             " `python -m xtra_rl.runs list` finds, or a folder with a study.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 from xtra_rl.evaluation.metrics import TaskScore, task_human_normalized
 from xtra_rl.evaluation.report import format_table
-from xtra_rl.runs.files import named_files, stored_states
+from xtra_rl.runs.files import is_diagnosis, named_files, stored_states
 from xtra_rl.runs.record import Run
 from xtra_rl.runs.settings import defaults_of, differences, variant_of, yaml_text
 
@@ -51,7 +51,8 @@ def facts(run: Run) -> dict[str, Any]:
         "scale": config.get("scale"),
         "seed": config.get("seed"),
         "variant": variant_of(config),
-        "status": run.status,
+        # A diagnosis has results of its own in place of a summary.
+        "status": "finished" if run.status == "unfinished" and is_diagnosis(run.path) else run.status,
         "problem": run.problem,
         "progress": _progress(run, env_steps),
         "env_steps": env_steps,
