@@ -301,11 +301,12 @@ def test_looking_at_runs_needs_neither_torch_nor_torchrl(command, tmp_path):
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick"])
-def test_defaults_of_a_scale_are_those_of_the_recipe(scale, config):
+@pytest.mark.parametrize("recipe", ["xtra_finetune", "curl", "evaluate"])
+def test_defaults_of_a_scale_are_those_of_the_recipe(recipe, scale, config):
     from omegaconf import OmegaConf
 
-    composed = OmegaConf.to_container(config("xtra_finetune", f"scale={scale}"), resolve=True)
-    assert differences(composed, defaults_of("xtra_finetune", scale)) == {}
+    composed = OmegaConf.to_container(config(recipe, f"scale={scale}"), resolve=True)
+    assert differences(composed, defaults_of(recipe, scale)) == {}
     assert defaults_of("xtra_finetune", "gigantic") is None
 
 

@@ -111,7 +111,16 @@ def defaults_of(recipe: str, scale: str) -> dict[str, Any] | None:
     Components take arguments and never see a config; a tool that explains the config of a run has to.
     """
     folder = Path(xtra_rl.__file__).parent / "configs"
-    files = [folder / "base.yaml", folder / f"{recipe}.yaml", *_scale_files(folder / "scale", scale)]
+    own, files = folder / f"{recipe}.yaml", []
+    if not own.is_file():
+        return None
+    # In the order of the recipe's own list: the last one wins.
+    for entry in _load(own).get("defaults", []):
+        if entry in ("base", "_self_"):
+            files.append(own if entry == "_self_" else folder / "base.yaml")
+        elif isinstance(entry, dict):
+            groups = [group for group in ("scale", "curl_scale") if group in entry]
+            files += [file for group in groups for file in _scale_files(folder / group, scale)]
     if not all(file.is_file() for file in files):
         return None
     settings: dict[str, Any] = {}
