@@ -258,30 +258,6 @@ def test_a_run_that_nobody_planned_is_named_and_not_averaged(tmp_path):
     assert group.scores("xtra", "alien") == {0: 250.0, 1: 300.0, 2: 350.0}
 
 
-def test_bare_runs_are_sorted_by_scale_and_variant(tmp_path):
-    for seed, score in enumerate((100.0, 200.0)):
-        write_run(tmp_path / f"x{seed}", "xtra", "alien", seed, score)
-    write_run(tmp_path / "e0", "efficientzero", "alien", 0, 50.0)
-    smoke = config("xtra", "alien", 0, scale="smoke")
-    write_run(tmp_path / "smoke", "xtra", "alien", 0, 5.0, settings=smoke)
-    laptop, small = collect([tmp_path])
-    assert [system.label for system in laptop.study.systems] == ["EfficientZero", "XTRA"]
-    assert laptop.scores("xtra_finetune", "alien") == {0: 100.0, 1: 200.0}
-    (finding,) = laptop.findings
-    assert (finding.kind, finding.where) == ("missing", "EfficientZero, alien, seed 1")
-    assert small.scores("xtra_finetune", "alien") == {0: 5.0}
-    assert not laptop.planned
-
-
-def test_bare_runs_of_curl_stand_for_the_paper_s(tmp_path):
-    for name, pretrain in (("scratch", False), ("pretrained", True)):
-        settings = config("efficientzero", "alien", 0, curl={"pretrain": pretrain})
-        write_run(tmp_path / name, "", "alien", 0, 100.0, settings=settings, recipe="curl")
-    (group,) = collect([tmp_path])
-    named = {system.label: system.published for system in group.study.systems}
-    assert named == {"CURL": "curl", "CURL, pretrained": "curl_pretrained"}
-
-
 def test_a_recipe_without_variants_has_none_in_its_name(tmp_path):
     write_run(tmp_path / "one", "xtra", "alien", 0, 100.0, recipe="my_own")
     (group,) = collect([tmp_path])
@@ -297,15 +273,6 @@ def test_a_diagnosis_that_has_not_ended_is_named_and_is_no_system(tmp_path):
         (finding,) = group.findings
         assert finding == Finding("unfinished", "", str(tmp_path / place), "its diagnosis has not ended")
     assert bare.study.systems == ()
-
-
-def test_a_seed_that_is_there_twice_counts_once(tmp_path):
-    for name, score in (("a", 100.0), ("b", 300.0)):
-        run = write_run(tmp_path / name, "xtra", "alien", 0, score)
-        edit(run.path / "manifest.json", date=f"2026-01-0{1 if name == 'a' else 2}T00:00:00+00:00")
-    group = one(tmp_path)
-    assert group.scores("xtra_finetune", "alien") == {0: 300.0}
-    assert [(finding.kind, finding.path) for finding in group.findings] == [("twice", str(tmp_path / "a"))]
 
 
 def test_a_folder_that_is_given_twice_is_read_once(tmp_path):

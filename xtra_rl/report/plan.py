@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from xtra_rl.envs.tasks import get_task
+from xtra_rl.files import to_plain
+from xtra_rl.report.checks import MACHINE
 from xtra_rl.runs.record import Run
-from xtra_rl.runs.settings import variant_of
+from xtra_rl.runs.settings import defaults_of, flatten, variant_of, yaml_text
 from xtra_rl.studies.plan import PlannedRun, Study, System
 
 #: The paper's columns that variants redraw.
@@ -35,6 +39,12 @@ _LABELS = {
     "evaluate": "Evaluation of a model",
 }
 
+#: Settings that the variant names.
+_NAMED = (
+    "pretrained", "cross_task", "task_weights", "task_weighting", "freeze", "transfer", "curl.pretrain",
+    "behaviour_cloning.pretrain",
+)  # fmt: skip
+
 
 def study_of_runs(runs: Sequence[Run]) -> Iterator[tuple[Study, list[Run]]]:
     """A study for each scale, with the runs that it does not plan: broken ones, and those without a single game.
@@ -60,10 +70,12 @@ def is_unfinished_diagnosis(run: Run) -> bool:
 
 def _study(scale: str, runs: Sequence[Run]) -> Study:
     systems: dict[str, System] = {}
+    printed = []
     planned: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
         system = _system_of(run)
         systems.setdefault(system.name, system)
+        printed += [run] if system.published else []
         target, seed = str(run.target), _seed(run)
         plan = PlannedRun(system.name, target, seed, (), str(run.path))
         planned.setdefault((system.name, target), []).append(plan)
@@ -72,12 +84,15 @@ def _study(scale: str, runs: Sequence[Run]) -> Study:
         missing = set(seeds) - {plan.seed for plan in plans}
         plans += [PlannedRun(name, target, seed, (), "") for seed in sorted(missing)]
     # What the others are compared with comes first.
-    order = sorted(systems.values(), key=lambda system: (not system.label.startswith("EfficientZero"),))
+    order = sorted(
+        systems.values(),
+        key=lambda system: (not system.label.startswith("EfficientZero"), not system.published),
+    )
     return Study(
         experiment=f"runs-{scale}",
         title=f"Runs at scale {scale}",
         scale=scale,
-        tables=_tables(runs),
+        tables=_tables(printed),
         figures=(),
         systems=tuple(order),
         targets=tuple(sorted({str(run.target) for run in runs})),
@@ -100,11 +115,14 @@ def _blocks(run: Run) -> int:
 def _tables(runs: Sequence[Run]) -> tuple[str, ...]:
     """Tables of the paper that runs can stand in, by the games that they were pretrained on."""
     diverse = any(str(run.config.get("task_set")).startswith("diverse") for run in runs)
-    return ("table2", "table6", "table7") if diverse else ("table1", "table3")
+    curl = any(run.manifest.get("recipe") == "curl" for run in runs)
+    if diverse:
+        return ("table2", "table6", "table7", *(["table4"] if curl else []))
+    return ("table1", "table3", *(["table5"] if curl else []))
 
 
 def _system_of(run: Run) -> System:
-    """The recipe and what was switched off in it."""
+    """The recipe, what was switched off in it, and settings that neither recipe nor scale has."""
     recipe = str(run.manifest.get("recipe"))
     cloning = run.config.get("behaviour_cloning")
     variant = variant_of(run.config) if recipe == "xtra_finetune" else None
@@ -120,4 +138,45 @@ def _system_of(run: Run) -> System:
     label = _LABELS.get(name) or ", ".join(
         [_LABELS.get(recipe, recipe), *([variant.replace("_", " ")] if variant else [])]
     )
-    return System(name, label, recipe, published=_PUBLISHED.get(name))
+    changes = _changes(run, _usual(run, name))
+    if not changes:
+        return System(name, label, recipe, published=_PUBLISHED.get(name))
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    # The paper's column is of other settings.
+    return System(" ".join([name, *changes]), ", ".join([label, *changes[:3]]) + more, recipe)
+
+
+def _changes(run: Run, usual: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Settings of the method that are not the recipe's own at that scale, nor among ``usual`` values: ``a.b=c``."""
+    defaults = defaults_of(str(run.manifest.get("recipe")), str(run.config.get("scale")))
+    own, flat = flatten(defaults or {}), flatten(to_plain(run.config))
+    return [
+        f"{name}={yaml_text(value)}"
+        for name, value in flat.items()
+        if name in own and value not in (own[name], *usual.get(name, ()))
+        if not any(name == place or name.startswith(f"{place}.") for place in (*MACHINE, *_NAMED))
+        if "${" not in str(own[name])
+    ]
+
+
+def _usual(run: Run, name: str) -> dict[str, list[Any]]:
+    """Other values than the defaults that the paper's systems have, too, by setting."""
+    # After the last env step only the diverse games are trained on.
+    usual: dict[str, list[Any]] = {"finetune.extra_train_steps": [0]}
+    usual["task_set"] = [_category(str(run.target)), "diverse8"]
+    if run.config.get("task_set") == "diverse8":
+        usual["num_cross_tasks"] = [8]
+    scratch = name.startswith("xtra_finetune no_pretrained no_cross_task")
+    if scratch:
+        usual["model.num_blocks"] = [1]
+    if scratch or name in ("curl", "behaviour_cloning no_pretrain"):
+        # No other game is looked at.
+        usual |= {key: [run.config.get(key)] for key in ("task_set", "cross_tasks", "num_cross_tasks")}
+    return usual
+
+
+def _category(target: str) -> str | None:
+    try:
+        return get_task(target).category
+    except ValueError:  # A task of the user's own.
+        return None
