@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,14 @@ from xtra_rl.evaluation import aggregates
 from xtra_rl.evaluation.figures import Series
 from xtra_rl.report.collect import Group
 from xtra_rl.report.measures import (
-    aggregate,
+    Normalisation,
+    Scores,
     complete,
     improvement,
     measured,
     normalisations,
     reference,
+    same_runs,
     score_row,
     statistics_of,
 )
@@ -78,9 +79,9 @@ def aggregate_rows(group: Group) -> Rows:
         for name in names:
             steps = set.intersection(*(set(curves[name][task]) for task in games))
             for step in sorted(step for step in steps if step is not None):
-                scores = normalise({task: curves[name][task][step] for task in games})
+                scores = {task: curves[name][task][step] for task in games}
                 place = {"normalised": kind, "system": group.study.system(name).label, "env_step": step}
-                rows.append(place | _aggregate_row(aggregates.mean, scores))
+                rows.append(place | _aggregate_row(group, name, normalise, aggregates.mean, scores))
     return rows
 
 
@@ -88,17 +89,21 @@ def aggregate_bar_rows(group: Group) -> Rows:
     """Mean, median, interquartile mean and optimality gap of each system that has all games, by way of normalising."""
     rows: Rows = []
     for kind, normalise in normalisations(group).items():
-        scores = {system.name: normalise(group.by_task(system.name)) for system in group.study.systems}
-        _, names = complete({name: list(own) for name, own in scores.items()})
+        scores = {system.name: group.by_task(system.name) for system in group.study.systems}
+        _, names = complete({name: list(normalise(own)) for name, own in scores.items()})
         for name in names:
             for statistic, of in statistics_of(kind).items():
                 place = {"normalised": kind, "statistic": statistic, "system": group.study.system(name).label}
-                rows.append(place | _aggregate_row(of, scores[name]))
+                rows.append(place | _aggregate_row(group, name, normalise, of, scores[name]))
     return rows
 
 
-def _aggregate_row(statistic: aggregates.Statistic, scores: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    return score_row(aggregate(statistic, scores)) | {"games": " ".join(scores)}
+def _aggregate_row(
+    group: Group, system: str, normalise: Normalisation, statistic: aggregates.Statistic, scores: Scores
+) -> dict[str, Any]:
+    same = same_runs(group, system, reference(group).name)
+    value = normalise.aggregate(statistic, scores, own=same)
+    return score_row(value) | {"games": " ".join(normalise(scores))}
 
 
 def improvement_rows(group: Group) -> Rows:

@@ -22,7 +22,10 @@ PARTS = {"a quarter": 0.25, "a half": 0.5, "the whole": 1.0}
 
 _COLUMNS = tuple(f"{what} at {part}" for part in PARTS for what in ("IQM ratio", "P(better)"))
 
-_READING = "A ratio of 1 and a probability of 0.5 mean no difference; in brackets 95 % bootstrap intervals over seeds."
+_READING = (
+    "A ratio of 1 and a probability of 0.5 mean no difference; in brackets 95 % bootstrap intervals over the seeds"
+    " of both; the units that make games comparable stay."
+)
 
 
 def efficiency_table(group: Group) -> Table | None:

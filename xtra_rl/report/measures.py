@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,8 +96,57 @@ def start_returns(run: Run, mode: str) -> list[float]:
 
 
 Scores = Mapping[str, Sequence[float]]
-Normalise = Callable[[Scores], dict[str, list[float]]]
-"""Makes scores by game comparable; games for which that is not defined are left out."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Makes scores by game comparable; games for which that is not defined are left out.
+
+    Attributes:
+        base: seeds by game of the system that stands at 1; ``None`` for human-normalised scores, whose random and human
+            play are published constants.
+    """
+
+    base: Scores | None = None
+
+    def __call__(self, scores: Scores) -> dict[str, list[float]]:
+        """The scores, comparable."""
+        if self.base is None:
+            return human(scores)
+        return in_units_of({task: float(np.mean(values)) for task, values in self.base.items()})(scores)
+
+    def aggregate(self, statistic: aggregates.Statistic, scores: Scores, *, own: bool = False) -> Measured:
+        """A statistic over games of raw scores, made comparable; the interval has the seeds of the base in it too.
+
+        ``own`` says that the scores are of the base's runs, seed by seed. These are drawn together with their units, so
+        that the base is exactly 1 of itself; what no draw changes has no interval.
+        """
+        if self.base is None:
+            return aggregate(statistic, self(scores))
+        defined = {task: scores[task] for task in self(scores)}
+        base = {task: self.base[task] for task in defined}
+        if not own:
+            return aggregate(lambda x, y: statistic(_over(x, y)), defined, base)
+
+        def drawn(places: Mapping[str, Any]) -> aggregates.Estimate:
+            picked = {task: np.asarray(place, int) for task, place in places.items()}
+            x, y = (
+                {task: np.asarray(one[task])[place] for task, place in picked.items()}
+                for one in (defined, base)
+            )
+            return statistic(_over(x, y))
+
+        found = aggregate(drawn, {task: range(len(values)) for task, values in defined.items()})
+        fixed = math.isclose(found.low, found.high)
+        return found._replace(low=math.nan, high=math.nan) if fixed else found
+
+
+def _over(x: aggregates.Scores, y: aggregates.Scores) -> dict[str, np.ndarray]:
+    """Scores over the mean of others on the same game, draw by draw."""
+    units = {task: np.asarray(y[task], np.float64).mean(-1, keepdims=True) for task in x}
+    if any(np.any(unit <= 0) for unit in units.values()):
+        raise ValueError("a mean that scores are relative to is not positive")
+    return {task: np.asarray(runs) / units[task] for task, runs in x.items()}
 
 
 def statistics_of(way: str) -> dict[str, aggregates.Statistic]:
@@ -105,7 +155,7 @@ def statistics_of(way: str) -> dict[str, aggregates.Statistic]:
     return {name: statistic for name, statistic in STATISTICS.items() if name not in gap}
 
 
-def normalisations(group: Group) -> dict[str, Normalise]:
+def normalisations(group: Group) -> dict[str, Normalisation]:
     """How scores are made comparable between games, by the name of the way.
 
     ``human-normalised`` has random play at 0 and a human tester at 1. ``relative to ...`` has the study's own
@@ -113,8 +163,8 @@ def normalisations(group: Group) -> dict[str, Normalise]:
     reference's mean is not positive are left out.
     """
     first = reference(group)
-    means = {target: float(np.mean(values)) for target, values in group.by_task(first.name).items()}
-    ways = {"human-normalised": human, f"relative to {first.label}": in_units_of(means)}
+    relative = Normalisation(group.by_task(first.name))
+    ways = {"human-normalised": Normalisation(), f"relative to {first.label}": relative}
     return {name: way for name, way in ways.items() if way(dict.fromkeys(group.study.targets, [0.0]))}
 
 
@@ -128,7 +178,7 @@ def human(scores: Scores) -> dict[str, list[float]]:
     return human_normalized_scores({task: scores[task] for task in scores if has_human_score(task)})
 
 
-def in_units_of(means: Mapping[str, float]) -> Normalise:
+def in_units_of(means: Mapping[str, float]) -> Callable[[Scores], dict[str, list[float]]]:
     """Scores over a baseline's mean on the same game.
 
     Example:
@@ -183,6 +233,13 @@ def reference(group: Group) -> System:
             if system.published == name:
                 return system
     return group.study.systems[0]
+
+
+def same_runs(group: Group, system: str, other: str) -> bool:
+    """Whether all runs of a system are the other's: it is that one, or the same at this scale."""
+    runs = {target: runs for (name, target), runs in group.cells.items() if name == system}
+    others = {target: group.cells.get((other, target), ()) for target in runs}
+    return all([r.path.resolve() for r in runs[t]] == [r.path.resolve() for r in others[t]] for t in runs)
 
 
 def improvement(group: Group, system: str, target: str) -> Measured | None:

@@ -17,13 +17,11 @@ from xtra_rl.evaluation.published import (
 from xtra_rl.report.collect import Group
 from xtra_rl.report.measures import (
     Measured,
-    Normalise,
-    aggregate,
+    Normalisation,
     at_start,
     game_title,
-    human,
-    in_units_of,
     of_system,
+    same_runs,
     score_row,
 )
 from xtra_rl.report.tables import Cell, Row, Table, cell, number, seeds_table
@@ -111,7 +109,10 @@ def _paper_table(group: Group, name: str, targets: list[str]) -> Table:
     table = TABLES[name]
     unit = "human-normalised scores"
     if table.normalization == "efficientzero":
-        unit = "scores in units of EfficientZero's mean (ours in units of our EfficientZero's)"
+        unit = (
+            "scores in units of EfficientZero's mean (ours in units of our EfficientZero's, whose seeds are drawn anew"
+            " too; it is 1 of itself by definition)"
+        )
     caption = (
         f"Ours: mean return ({group.mode} play), 95 % interval over seeds, number of seeds. Below it, in italics, what"
         f" the paper prints (XTRA, arXiv:2210.10763). The last rows are means and medians of {unit}; a partial one"
@@ -147,14 +148,15 @@ def _totals(
         for statistic, of in (("mean", aggregates.mean), ("median", aggregates.median)):
             cells = []
             for column in columns:
-                scores = normalise(_scores(group, column, [task for task in targets if task in members]))
-                value = aggregate(of, scores) if scores else None
+                raw = _scores(group, column, [task for task in targets if task in members])
+                scores, same = normalise(raw), _is_unit(group, column)
+                value = normalise.aggregate(of, raw, own=same) if scores else None
                 paper = (
                     getattr(printed[column][games], statistic) if games in printed.get(column, {}) else None
                 )
                 whole = (
                     len(normalise(dict.fromkeys(sorted(members), [0.0])))
-                    if normalise is human
+                    if normalise.base is None
                     else len(members)
                 )
                 cells.append(_total_cell(group, column, value, paper, len(scores), whole))
@@ -184,12 +186,19 @@ def _scores(group: Group, column: str, targets: list[str]) -> dict[str, list[flo
     return {task: [start.mean] for task, start in starts.items() if start is not None}
 
 
-def _normalisation(group: Group, name: str, targets: list[str]) -> Normalise:
+def _normalisation(group: Group, name: str, targets: list[str]) -> Normalisation:
     """Human-normalised, or in units of this study's own EfficientZero."""
     if TABLES[name].normalization == "human":
-        return human
-    means = {task: _ours(group, "efficientzero", task) for task in targets}
-    return in_units_of({task: value.mean for task, value in means.items() if value is not None})
+        return Normalisation()
+    return Normalisation(_scores(group, "efficientzero", targets))
+
+
+def _is_unit(group: Group, column: str) -> bool:
+    """Whether a column's scores are those of EfficientZero's runs, which stand at 1."""
+    system, unit = _system_of(group, column), _system_of(group, "efficientzero")
+    if system is None or unit is None or system.published != column:
+        return False
+    return same_runs(group, system.name, unit.name)
 
 
 def _with_paper_seeds(group: Group, name: str) -> Table:

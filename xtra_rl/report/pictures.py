@@ -49,6 +49,12 @@ _PAPER = {
 _BAND = " Bands and whiskers: 95 % bootstrap intervals over seeds; a single seed has none."
 
 
+def _drawn(group: Group) -> str:
+    """Which seeds the intervals of relative scores have in them."""
+    over = reference(group).label
+    return f" Relative to {over}: its seeds are drawn anew too; its own final mean is 1 by definition."
+
+
 def pictures(group: Group) -> list[Picture]:
     """Every picture that the runs of a study have numbers for."""
     measured = (_curve_pictures, _bar_pictures, _weight_pictures) if group.cells else ()
@@ -68,7 +74,7 @@ def _curve_pictures(group: Group) -> Iterator[Picture]:
         caption = f"Mean normalised score over {_games_by_way(rows)}. Systems without all of these games are left out."
         draw = partial(draw_panels, rows, looks=looks, panel="normalised", y_label="mean over games")
         title = "Learning curve over all games"
-        yield _picture(group, "aggregate-curve", title, caption + _BAND, last, rows, draw)
+        yield _picture(group, "aggregate-curve", title, caption + _BAND + _drawn(group), last, rows, draw)
     if rows := curves.gain_curve_rows(group):
         over = reference(group).label
         last = [f"{row['system']} {100 * row['mean']:+.0f} %" for row in _last(rows)]
@@ -115,17 +121,19 @@ def _bar_pictures(group: Group) -> Iterator[Picture]:
         over = reference(group).label
         values = [f"{row['system']} on {game_title(row['game'])} {100 * row['mean']:+.0f} %" for row in rows]
         caption = f"Gain of {group.evaluations} over {over} on each game where {over} scores above zero."
+        caption += f"{_BAND} The seeds of both are drawn anew."
         draw = partial(draw_gains, rows, looks=looks)
         title = f"Gain over {over} by game"
-        yield _picture(group, "improvement", title, caption + _BAND, values, rows, draw)
+        yield _picture(group, "improvement", title, caption, values, rows, draw)
     every = curves.aggregate_bar_rows(group)
     for way in dict.fromkeys(row["normalised"] for row in every):
         rows = [row for row in every if row["normalised"] == way]
         values = [f"{row['statistic']} of {row['system']} {row['mean']:.2f}" for row in rows]
         caption = f"Over {_games(rows)}, {way}. Systems without all of these games are left out."
         name = "aggregates-human" if way == "human-normalised" else "aggregates-relative"
+        caption += _BAND + (_drawn(group) if way != "human-normalised" else "")
         draw = partial(draw_aggregates, rows, looks=looks)
-        yield _picture(group, name, f"Over all games, {way}", caption + _BAND, values, rows, draw)
+        yield _picture(group, name, f"Over all games, {way}", caption, values, rows, draw)
 
 
 def _offline_pictures(group: Group) -> Iterator[Picture]:

@@ -15,7 +15,7 @@ from xtra_rl.report.collect import Group
 from xtra_rl.report.measures import (
     BASELINES,
     Measured,
-    Normalise,
+    Normalisation,
     aggregate,
     at_start,
     baseline,
@@ -24,6 +24,7 @@ from xtra_rl.report.measures import (
     normalisations,
     of_system,
     reference,
+    same_runs,
     score_row,
     statistics_of,
 )
@@ -157,12 +158,12 @@ def aggregates_table(group: Group) -> Table:
     columns, rows, numbers = _aggregate_columns(group), [], []
     first = reference(group)
     for system in group.study.systems:
-        scores = group.by_task(system.name)
+        scores, same = group.by_task(system.name), same_runs(group, system.name, first.name)
         cells = []
         for title, (normalise, statistic) in columns.items():
             own = normalise(scores)
             games = len(normalise(dict.fromkeys(group.study.targets, [0.0])))
-            value = aggregate(statistic, own) if own else None
+            value = normalise.aggregate(statistic, scores, own=same) if own else None
             cells.append(_over_games(value, len(own), games))
             numbers.append(score_row(value, system=system.label, statistic=title, games=" ".join(own)))
         shared = {task: values for task, values in group.by_task(first.name).items() if task in scores}
@@ -177,7 +178,9 @@ def aggregates_table(group: Group) -> Table:
         numbers.append(score_row(wins, system=system.label, statistic=title, games=" ".join(shared)))
         rows.append(Row(system.label, tuple(cells)))
     caption = (
-        "Over the games of the study, with stratified bootstrap intervals over seeds (arXiv:2108.13264). A partial cell"
+        "Over the games of the study, with stratified bootstrap intervals over seeds (arXiv:2108.13264). Wherever"
+        f" {first.label} is compared with, its seeds are drawn anew too, and the lower number of seeds is given;"
+        " its own mean and median are 1 by definition. Random and human scores are published constants. A partial cell"
         " lacks games and must not be compared with the others. Lower is better for the optimality gap. The last column"
         f" is the probability that a run beats one of {first.label} on a game drawn at random."
     )
@@ -187,7 +190,7 @@ def aggregates_table(group: Group) -> Table:
     )  # fmt: skip
 
 
-def _aggregate_columns(group: Group) -> dict[str, tuple[Normalise, aggregates.Statistic]]:
+def _aggregate_columns(group: Group) -> dict[str, tuple[Normalisation, aggregates.Statistic]]:
     return {
         f"{statistic}, {way}": (normalise, of)
         for way, normalise in normalisations(group).items()
