@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
-from report_samples import SYSTEMS, fast_manifests, write_sample
+from report_samples import SCORES, SYSTEMS, fast_manifests, write_sample
 
 from xtra_rl.evaluation import aggregates
 from xtra_rl.report.collect import collect
@@ -118,3 +119,31 @@ def test_systems_that_share_the_reference_s_runs_are_one_too(tmp_path):
     (group,) = collect([tmp_path])
     rows = [row for row in aggregate_bar_rows(group) if row["normalised"] != "human-normalised"]
     assert {interval(row) for row in rows if row["system"] == "EfficientZero-L"} == {(1.0, None, None)}
+
+
+def test_games_that_the_reference_has_not_played_are_lacking(tmp_path):
+    # EfficientZero has not run on Amidar: of two games one is compared.
+    write_sample(tmp_path)
+    for seed in range(3):
+        shutil.rmtree(tmp_path / "runs" / "efficientzero" / f"amidar-s{seed}")
+    (group,) = collect([tmp_path])
+    table = aggregates_table(group)
+    for row in table.rows:
+        cells = dict(zip(table.columns, row.cells))
+        for statistic in ("mean", "median", "interquartile mean"):
+            cell = cells[f"{statistic}, relative to EfficientZero"]
+            assert cell.state == "partial", (row.title, statistic)
+            assert "1 of 2 games" in cell.note
+
+
+def test_games_where_the_reference_scores_nothing_are_not_lacking(tmp_path):
+    # A ratio to nothing is not defined on Amidar, whoever runs: one of one game is compared, and Table 1 has 10 - 1.
+    scores = {name: tasks | {"amidar": (0.0, 0.0, 0.0)} for name, tasks in SCORES.items()}
+    group = sample(tmp_path, scores=scores)
+    table = aggregates_table(group)
+    cells = dict(zip(table.columns, table.rows[1].cells))
+    assert cells["mean, relative to EfficientZero"].state == ""
+    assert cells["mean, human-normalised"].state == ""
+    table1 = paper_tables(group)[0]
+    row = next(row for row in table1.rows if row.title == "mean, overall")
+    assert "1 of 9 games" in dict(zip(table1.columns, row.cells))["XTRA"].note

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,6 +114,12 @@ class Normalisation:
         if self.base is None:
             return human(scores)
         return in_units_of({task: float(np.mean(values)) for task, values in self.base.items()})(scores)
+
+    def possible(self, tasks: Iterable[str]) -> list[str]:
+        """Games that can be compared once everybody has played them: also those that the base has not played yet."""
+        if self.base is None:
+            return [task for task in tasks if has_human_score(task)]
+        return [task for task in tasks if task not in self.base or np.mean(self.base[task]) > 0]
 
     def aggregate(self, statistic: aggregates.Statistic, scores: Scores, *, own: bool = False) -> Measured:
         """A statistic over games of raw scores, made comparable; the interval has the seeds of the base in it too.

@@ -154,11 +154,7 @@ def _totals(
                 paper = (
                     getattr(printed[column][games], statistic) if games in printed.get(column, {}) else None
                 )
-                whole = (
-                    len(normalise(dict.fromkeys(sorted(members), [0.0])))
-                    if normalise.base is None
-                    else len(members)
-                )
+                whole = len(normalise.possible(members))
                 cells.append(_total_cell(group, column, value, paper, len(scores), whole))
                 title = f"{statistic}, {games}"
                 numbers.append(score_row(value, game=title, system=column, paper=paper))

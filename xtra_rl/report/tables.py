@@ -162,7 +162,7 @@ def aggregates_table(group: Group) -> Table:
         cells = []
         for title, (normalise, statistic) in columns.items():
             own = normalise(scores)
-            games = len(normalise(dict.fromkeys(group.study.targets, [0.0])))
+            games = len(normalise.possible(group.study.targets))
             value = normalise.aggregate(statistic, scores, own=same) if own else None
             cells.append(_over_games(value, len(own), games))
             numbers.append(score_row(value, system=system.label, statistic=title, games=" ".join(own)))
@@ -181,7 +181,8 @@ def aggregates_table(group: Group) -> Table:
         "Over the games of the study, with stratified bootstrap intervals over seeds (arXiv:2108.13264). Wherever"
         f" {first.label} is compared with, its seeds are drawn anew too, and the lower number of seeds is given;"
         " its own mean and median are 1 by definition. Random and human scores are published constants. A partial cell"
-        " lacks games and must not be compared with the others. Lower is better for the optimality gap. The last column"
+        f" lacks games that the system or {first.label} has not run on, and must not be compared with the"
+        " others. Lower is better for the optimality gap. The last column"
         f" is the probability that a run beats one of {first.label} on a game drawn at random."
     )
     return Table(
