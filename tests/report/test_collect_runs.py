@@ -62,6 +62,9 @@ def test_numbers_of_a_study_are_those_worked_out_by_hand(tmp_path):
     # 20, 21, 22 by seed, whatever the system.
     assert baseline(group, "random", "alien")[::3] == (21.0, 3)
     assert baseline(group, "untrained", "alien") is None
+    # Every run plays the same games of it: once 10, not three seeds that agree.
+    assert baseline(group, "constant", "alien").seeds == 1
+    assert math.isnan(baseline(group, "constant", "alien").low)
     # The sampled episodes score half.
     assert one(tmp_path, mode="sampled").by_task("xtra")["alien"] == [125.0, 150.0, 175.0]
 
@@ -228,6 +231,25 @@ def test_a_cell_with_the_runs_of_another_system_is_named(tmp_path):
     }
     assert len(group.findings) == 6
     assert group.scores("xtra", "alien") == {}
+
+
+def test_runs_of_fewer_evaluations_are_averaged_and_named(tmp_path):
+    write_sample(tmp_path)
+    run = tmp_path / "runs" / "xtra" / "alien-s1"
+    rows = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(row for row in rows if not row.startswith("200,50,eval")))
+    (group,) = collect([tmp_path], last=2)
+    assert group.evaluations == "the last 1 to 2 evaluations"
+    assert group.notes == (f"1 of the runs that count are averages of fewer than 2 evaluations: {run} (1).",)
+    # 350 and 250 at the end, 175 and 125 before; the run without that has 300.
+    assert group.scores("xtra", "alien") == {0: 187.5, 1: 300.0, 2: 262.5}
+
+
+def test_untrained_networks_are_said_to_have_played_as_they_did(tmp_path):
+    settings = config("xtra", "alien", 0) | {"eval": {"modes": ["greedy", "sampled"]}}
+    write_run(tmp_path / "run", "", "alien", 0, 100.0, settings=settings, baselines={"untrained": 7.0})
+    (group,) = collect([tmp_path])
+    assert "untrained, sampled play" in scores_table(group).columns
 
 
 def test_a_run_without_the_asked_mode_is_named(tmp_path):

@@ -44,6 +44,8 @@ def test_scores_may_average_several_evaluations(tmp_path):
     assert group.by_task("xtra")["alien"] == [187.5, 225.0, 262.5]
     assert numbers(group)["IQM ratio", "the whole"] == pytest.approx(1.7125)
     assert group.evaluations == "the last 2 evaluations"
+    (group,) = collect([tmp_path], last=50)
+    assert group.evaluations == "all evaluations (2, fewer than the 50 that were asked for)"
     with pytest.raises(ValueError, match="last is 0"):
         collect([tmp_path], last=0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -81,7 +81,12 @@ class Group:
     @property
     def evaluations(self) -> str:
         """What a run's score averages, for a sentence."""
-        return "the last evaluation" if self.last == 1 else f"the last {self.last} evaluations"
+        counts = {len(averaged(run, self.mode, self.last)) for run in self.counted()} or {self.last}
+        if self.last == 1 or counts == {1}:
+            return "the last evaluation"
+        if max(counts) < self.last:
+            return f"all evaluations ({_range(counts)}, fewer than the {self.last} that were asked for)"
+        return f"the last {_range(counts)} evaluations"
 
     def by_task(self, system: str) -> dict[str, list[float]]:
         """:meth:`scores` of every game that has some: a score for each seed."""
@@ -103,12 +108,23 @@ def final_mean(run: Run, mode: str, last: int = 1) -> float | None:
 
     Play before the first env step is no result of the training, and counts only where there is no other.
     """
+    values = averaged(run, mode, last)
+    return sum(values) / len(values) if values else None
+
+
+def averaged(run: Run, mode: str, last: int) -> list[float]:
+    """The evaluations that :func:`final_mean` is the mean of: ``last`` of them, or as many as there are."""
     final = next((score.mean_return for score in run.scores() if score.mode == mode), None)
     series = run.evaluations(mode)
     if last == 1 or final is None or series is None:
-        return final
-    values = [value for step, value in zip(series.env_step, series.value) if step > 0][-last:]
-    return float(sum(values) / len(values)) if values else final
+        return [] if final is None else [final]
+    values = [float(value) for step, value in zip(series.env_step, series.value) if step > 0]
+    return values[-last:] or [final]
+
+
+def _range(counts: Collection[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", last: int = 1) -> list[Group]:
@@ -199,7 +215,7 @@ def _group(study: Study, folder: Path, extra: Sequence[Run], mode: str, last: in
         cells,
         tuple(offline),
         tuple(findings),
-        tuple(_notes(study, cells)),
+        tuple(_notes(study, cells, mode, last)),
         _once((*runs, *extra)),
     )
 
@@ -264,7 +280,9 @@ def _alike(
     return [run for _, run in good if run.path not in odd], findings
 
 
-def _notes(study: Study, cells: Mapping[tuple[str, str], Sequence[Run]]) -> Iterator[str]:
+def _notes(
+    study: Study, cells: Mapping[tuple[str, str], Sequence[Run]], mode: str, last: int
+) -> Iterator[str]:
     """What differs between runs that are averaged or compared all the same, and which systems do not differ."""
     runs = _once(run for members in cells.values() for run in members)
     for name, of in (
@@ -279,6 +297,10 @@ def _notes(study: Study, cells: Mapping[tuple[str, str], Sequence[Run]]) -> Iter
     edited = sum("+changes" in str(run.manifest.get("git_commit")) for run in runs)
     if edited:
         yield f"{edited} of the runs that count ran from a checkout with changes that no commit holds."
+    played = {run.path: len(averaged(run, mode, last)) for run in runs}
+    most = max(played.values(), default=0)
+    if fewer := [f"{path} ({count})" for path, count in played.items() if count < most]:
+        yield f"{len(fewer)} of the runs that count are averages of fewer than {most} evaluations: {', '.join(fewer)}."
     labels: dict[Path, set[str]] = {}
     for (name, _), members in cells.items():
         for run in members:

@@ -83,7 +83,7 @@ def ablation_table(group: Group) -> Table | None:
 
 
 def _averaged(group: Group) -> str:
-    return f"{group.last} evaluations up to there" if group.last > 1 else "the evaluation there"
+    return f"the last evaluations there, {group.last} at most" if group.last > 1 else "the evaluation there"
 
 
 class Pair(NamedTuple):

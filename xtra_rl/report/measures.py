@@ -74,7 +74,16 @@ def baseline(group: Group, name: str, target: str) -> Measured | None:
         value = (run.summary.get("baselines") or {}).get(name)
         if run.target == target and value is not None:
             by_seed.setdefault(run.summary["seed"], []).append(value)
-    return measured([float(np.mean(values)) for values in by_seed.values()])
+    means = [float(np.mean(values)) for values in by_seed.values()]
+    # Random and constant play do not know the run's seed: what is the same everywhere was measured once.
+    once = name != "untrained" and np.ptp(means or [0.0]) == 0
+    return measured(means[:1] if once else means)
+
+
+def untrained_mode(group: Group) -> str:
+    """In which mode the runs played their untrained networks: the last of those that they evaluate in."""
+    modes = [run.config.get("eval", {}).get("modes") or ["greedy"] for run in group.counted()]
+    return " or ".join(dict.fromkeys(str(each[-1]) for each in modes))
 
 
 def at_start(group: Group, system: str, target: str) -> Measured | None:

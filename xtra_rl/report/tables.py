@@ -27,6 +27,7 @@ from xtra_rl.report.measures import (
     same_runs,
     score_row,
     statistics_of,
+    untrained_mode,
 )
 from xtra_rl.runs.record import Run
 from xtra_rl.studies.plan import System
@@ -132,7 +133,8 @@ def scores_table(group: Group) -> Table:
     caption = (
         f"Mean return of {group.evaluations} ({group.mode} play), averaged over seeds; in brackets the 95 %"
         " bootstrap interval over seeds, which a single seed has not. Zero-shot is a pretrained system before its first"
-        " env step. Random, constant (the best single action) and untrained are measured by the runs themselves."
+        " env step. Random, constant (the best single action) and untrained are measured by the runs themselves; what"
+        " is the same in all of them is one measurement."
     )
     return Table("scores", "Scores", caption, "game", tuple(columns), tuple(rows), numbers)
 
@@ -146,7 +148,9 @@ def _score_columns(group: Group) -> dict[str, tuple[Callable[[str], Measured | N
     beside: dict[str, Callable[[str], Measured | None]] = {
         f"{system.label}, zero-shot": partial(at_start, group, system.name) for system in study.systems
     }
-    beside |= {name: partial(baseline, group, name) for name in BASELINES}
+    for name in BASELINES:
+        mode = f", {untrained_mode(group)} play" if name == "untrained" else ""
+        beside[name + mode] = partial(baseline, group, name)
     for title, of in beside.items():
         if any(of(target) for target in study.targets):
             columns[title] = (of, 0)
