@@ -131,6 +131,20 @@ def test_tables_stand_beside_the_paper_s_numbers(tmp_path):
     xtra = dict(zip(columns, aggregates_table(group).rows[1].cells))
     # Of nine pairs on Alien XTRA wins eight (100 and 200 thrice, 300 by 350) and ties one; all on Amidar.
     assert xtra["P(better than EfficientZero)"].value == pytest.approx((7.5 / 9 + 1) / 2)
+    # Human-normalised: alien (300 - 227.8) / 6899.9, amidar (100 - 5.8) / 1713.7; the paper's of all ten games.
+    mean, median = table3.rows[-2:]
+    assert (mean.title, mean.cells[-1][:5]) == (
+        "mean, overall",
+        ("0.03", "2 of 10 games", "1.45", pytest.approx(0.032716, abs=1e-6), "partial"),
+    )
+    assert (median.title, median.cells[-1].paper) == ("median, overall", "0.36")
+    printed = {row["game"]: row["mean, paper"] for row in table3.numbers}
+    assert printed["amidar"] is not None
+    assert "Sources: " in table1.caption
+    assert "XTRA: arXiv:2210.10763 Table 3." in table3.caption
+    # XTRA's start: 0.1 of each seed's score; the average keeps the three seeds.
+    zero_shot = {row["game"]: row for row in table1.numbers if row["system"] == "xtra_zero_shot"}
+    assert zero_shot["mean, overall"]["seeds"] == 3
 
 
 def damaged(tmp_path, damage, **options):

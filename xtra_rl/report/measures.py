@@ -88,8 +88,13 @@ def untrained_mode(group: Group) -> str:
 
 def at_start(group: Group, system: str, target: str) -> Measured | None:
     """Scores before the first env step: of a pretrained system its zero-shot play."""
+    return measured(start_scores(group, system, target))
+
+
+def start_scores(group: Group, system: str, target: str) -> list[float]:
+    """The seeds of :func:`at_start`."""
     returns = [start_returns(run, group.mode) for run in group.cells.get((system, target), ())]
-    return measured([float(np.mean(episodes)) for episodes in returns if episodes])
+    return [float(np.mean(episodes)) for episodes in returns if episodes]
 
 
 def start_returns(run: Run, mode: str) -> list[float]:

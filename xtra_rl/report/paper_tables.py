@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from xtra_rl.envs.scores import TASK_SETS
 from xtra_rl.evaluation import aggregates
@@ -13,6 +16,7 @@ from xtra_rl.evaluation.published import (
     published_scores,
     published_seed_statistics,
     published_seeds,
+    published_source,
 )
 from xtra_rl.report.collect import Group
 from xtra_rl.report.measures import (
@@ -23,6 +27,7 @@ from xtra_rl.report.measures import (
     of_system,
     same_runs,
     score_row,
+    start_scores,
 )
 from xtra_rl.report.tables import Cell, Row, Table, cell, number, seeds_table
 from xtra_rl.studies.plan import System
@@ -116,12 +121,20 @@ def _paper_table(group: Group, name: str, targets: list[str]) -> Table:
     caption = (
         f"Ours: mean return ({group.mode} play), 95 % interval over seeds, number of seeds. Below it, in italics, what"
         f" the paper prints (XTRA, arXiv:2210.10763). The last rows are means and medians of {unit}; a partial one"
-        " lacks games."
+        f" lacks games. {_sources(name, columns)}"
     )
     return Table(
         name, f"{_label(name)}: {table.title}", caption, "game",
         tuple(map(_title, columns)), (*rows, *totals), numbers + total_numbers,
     )  # fmt: skip
+
+
+def _sources(name: str, columns: list[str]) -> str:
+    """Where each printed column comes from, for the end of a caption."""
+    of: dict[str, list[str]] = {}
+    for column in columns:
+        of.setdefault(published_source(name, column), []).append(_title(column))
+    return "Sources: " + "; ".join(f"{', '.join(titles)}: {source}" for source, titles in of.items()) + "."
 
 
 def _label(name: str) -> str:
@@ -172,14 +185,14 @@ def _total_cell(
 
 
 def _scores(group: Group, column: str, targets: list[str]) -> dict[str, list[float]]:
-    """Scores of every seed by game; of a column that a system's start fills, one for all."""
+    """Scores of every seed by game."""
     system = _system_of(group, column)
     if system is None:
         return {}
     if system.published == column:
         return {task: scores for task, scores in group.by_task(system.name).items() if task in targets}
-    starts = {task: at_start(group, system.name, task) for task in targets}
-    return {task: [start.mean] for task, start in starts.items() if start is not None}
+    starts = {task: start_scores(group, system.name, task) for task in targets}
+    return {task: scores for task, scores in starts.items() if scores}
 
 
 def _normalisation(group: Group, name: str, targets: list[str]) -> Normalisation:
@@ -203,14 +216,35 @@ def _with_paper_seeds(group: Group, name: str) -> Table:
     assert system is not None  # noqa: S101  # Table 3 has no other column.
     table = seeds_table(group, system)
     seeds, printed = published_seeds(name)["xtra"], published_seed_statistics(name)["xtra"]
-    rows = [
-        row._replace(cells=_beside(row.cells, table.columns, _paper_row(target, seeds, printed)))
-        for target, row in zip(group.study.targets, table.rows, strict=True)
-        if target in seeds
-    ]
-    caption = f"{table.caption} In italics what the paper prints; its seeds and ours have nothing in common."
+    rows, numbers = [], []
+    for target, row, values in zip(group.study.targets, table.rows, table.numbers, strict=True):
+        if target not in seeds:
+            continue
+        paper = _paper_row(target, seeds, printed)
+        rows.append(row._replace(cells=_beside(row.cells, table.columns, paper)))
+        numbers.append(values | {f"{column}, paper": paper.get(column) for column in table.columns})
+    normalised = [row["human-normalised"] for row in numbers if row["human-normalised"] is not None]
+    for statistic, of in (("mean", np.mean), ("median", np.median)):
+        own = float(of(normalised)) if normalised else None
+        paper_value = getattr(published_aggregates(name)["xtra"]["overall"], statistic)
+        last = cell(None if own is None else Measured(own, math.nan, math.nan, 1), paper_value, decimals=2)
+        whole = len(normalised) == len(seeds)
+        last = last._replace(
+            note="" if whole else f"{len(normalised)} of {len(seeds)} games",
+            state=last.state if whole or own is None else "partial",
+        )
+        empty = [Cell("")] * (len(table.columns) - 1)
+        rows.append(Row(f"{statistic}, overall", (*empty, last), "total"))
+        numbers.append(
+            {"game": f"{statistic}, overall", "human-normalised": own, "human-normalised, paper": paper_value}
+        )
+    numbers = [dict.fromkeys(numbers[0]) | each for each in numbers]
+    caption = (
+        f"{table.caption} In italics what the paper prints; its seeds and ours have nothing in common. The last rows"
+        f" are over games. {_sources(name, ['xtra'])}"
+    )
     title = f"{_label(name)}: {TABLES[name].title}"
-    return Table(name, title, caption, "game", table.columns, tuple(rows), table.numbers)
+    return Table(name, title, caption, "game", table.columns, tuple(rows), numbers)
 
 
 def _paper_row(target: str, seeds: Mapping[str, Any], printed: Mapping[str, Any]) -> dict[str, float | None]:
