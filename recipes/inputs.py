@@ -60,6 +60,8 @@ class Inputs:
         self._name_unused()
 
     def _name_unused(self) -> None:
+        if not self._datasets and not self._teachers:
+            return  # A task of the user's own has no family, and needs none from scratch.
         # Not refused: runs of a study share what is given, and each has its own cross tasks.
         tasks = [common.target_of(self.cfg), *common.cross_tasks_of(self.cfg)]
         for kind, given in (("dataset", self._datasets), ("teacher", self._teachers)):
