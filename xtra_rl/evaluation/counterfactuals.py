@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from xtra_rl.data.trajectories import TrajectoryDataset
@@ -99,7 +98,7 @@ def _pass(
         actions[copy, step] = int(other)
     found = {}
     for t in range(num_steps):
-        following, current = _step(env, current, actions[:, t])
+        following, current = env.step_and_maybe_reset(current.set("action", actions[:, t]))
         for copy, (game, step, _) in asked.items():
             if step == t:
                 before, after = dataset.read(int(game), "pixels", int(step), int(step) + 2)
@@ -107,9 +106,3 @@ def _pass(
                 differs = not torch.equal(following["next", "pixels"][copy], after)
                 found[copy] = float(differs) if same else float("nan")
     return found
-
-
-def _step(
-    env: EnvBase, current: TensorDictBase, action: torch.Tensor
-) -> tuple[TensorDictBase, TensorDictBase]:
-    return env.step_and_maybe_reset(current.set("action", action))

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from xtra_rl.envs.tasks import get_task
-from xtra_rl.files import to_plain
-from xtra_rl.report.checks import MACHINE
 from xtra_rl.runs.record import Run
-from xtra_rl.runs.settings import defaults_of, flatten, variant_of, yaml_text
+from xtra_rl.runs.settings import decisive, defaults_of, flatten, variant_of, yaml_text
 from xtra_rl.studies.plan import PlannedRun, Study, System
 
 #: The paper's columns that variants redraw.
@@ -149,12 +147,12 @@ def _system_of(run: Run) -> System:
 def _changes(run: Run, usual: Mapping[str, Sequence[Any]]) -> list[str]:
     """Settings of the method that are not the recipe's own at that scale, nor among ``usual`` values: ``a.b=c``."""
     defaults = defaults_of(str(run.manifest.get("recipe")), str(run.config.get("scale")))
-    own, flat = flatten(defaults or {}), flatten(to_plain(run.config))
+    own = flatten(defaults or {})
     return [
         f"{name}={yaml_text(value)}"
-        for name, value in flat.items()
+        for name, value in decisive(run.config).items()
         if name in own and value not in (own[name], *usual.get(name, ()))
-        if not any(name == place or name.startswith(f"{place}.") for place in (*MACHINE, *_NAMED))
+        if not any(name == named or name.startswith(f"{named}.") for named in _NAMED)
         if "${" not in str(own[name])
     ]
 
