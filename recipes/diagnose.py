@@ -89,7 +89,7 @@ def examine_games(cfg: DictConfig, model: WorldModel, dataset: TrajectoryDataset
                 frame_stack=cfg.env.frame_stack,
             )
             rows += windows["index"].tolist()
-            game = dataset.episodes["first_row"].searchsorted(rows[start:], side="right") - 1
+            game = dataset.frames.episode_of(rows[start:])
             others = other_actions(windows["action"][:, : settings.unroll_steps], task.action_mask, generator)
             parts.append(
                 examine(

@@ -230,7 +230,7 @@ class WindowReaders:
         self, dataset: TrajectoryDataset, folder: Path, rows: np.ndarray, out: torch.Tensor
     ) -> None:
         for i, window in enumerate(rows.reshape(-1, WINDOW_FRAMES)):
-            number = int(np.searchsorted(dataset.episodes["first_row"], window[0], side="right")) - 1
+            number = int(dataset.frames.episode_of(window[:1])[0])
             start = int(window[0] - dataset.episodes[number]["first_row"])
             with np.load(folder / f"{number}.npz") as file:
                 frames = file["pixels"][start : start + WINDOW_FRAMES]

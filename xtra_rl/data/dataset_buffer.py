@@ -67,8 +67,7 @@ class DatasetReplayBuffer(TrajectoryReplayBuffer):
 
     def _stamps(self, rows: Tensor) -> Tensor:
         # Every episode before the row's has one row that is no transition.
-        episode = np.searchsorted(self._frames.first_row, rows.numpy(), side="right") - 1
-        return rows - torch.from_numpy(episode)
+        return rows - torch.from_numpy(self._frames.episode_of(rows.numpy()))
 
     def _gather_pixels(self, rows: Tensor) -> Tensor:
         memory = self._memory_for(rows, self._frames.frame_shape)

@@ -209,6 +209,10 @@ class FrameReader:
                 f" {count} frames of {self.frame_shape}"
             )
 
+    def episode_of(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Numbers of the episodes that rows are of, in the shape of ``rows``."""
+        return np.searchsorted(self.first_row, rows, side="right") - 1
+
     def _runs(self, rows: np.ndarray) -> list[tuple[int, ...]]:
         """Runs of consecutive frames of one block, in order.
 
@@ -218,7 +222,7 @@ class FrameReader:
         """
         if not len(rows):
             return []
-        episode = np.searchsorted(self.first_row, rows, side="right") - 1
+        episode = self.episode_of(rows)
         step = rows - self.first_row[episode]
         block = self._first_block[episode] + step // FRAMES_PER_BLOCK
         place = step % FRAMES_PER_BLOCK

@@ -56,7 +56,7 @@ def other_frames(
 
     rows, other = np.asarray(rows), np.asarray(other)
     first_row, number = dataset.episodes["first_row"], dataset.episodes["number"]
-    game = first_row.searchsorted(rows, side="right") - 1
+    game = dataset.frames.episode_of(rows)
     step = rows - first_row[game]
     differs = np.full(len(rows), np.nan)
     last = int(number.max()) + 1

@@ -13,6 +13,7 @@ from xtra_rl.files import to_plain
 from xtra_rl.runs.record import Run
 from xtra_rl.runs.settings import ABSENT, MACHINE, changed, decisive, flatten, yaml_text
 from xtra_rl.studies.plan import PlannedRun, System
+from xtra_rl.wording import first_of
 
 
 def version_of(run: Run) -> str:
@@ -65,8 +66,7 @@ def odd_ones(runs: Sequence[Run]) -> dict[Path, str]:
                 f"{name} is {yaml_text(each.get(name, ABSENT))}, of most {yaml_text(usual.get(name, ABSENT))}"
                 for name in names
             ]
-            more = f" and {len(parts) - 4} more" if len(parts) > 4 else ""
-            odd[run.path] = "; ".join(parts[:4]) + more
+            odd[run.path] = first_of(parts, 4)
     return odd
 
 
@@ -91,8 +91,7 @@ def not_as_planned(run: Run, plan: PlannedRun, system: System, *, scale: str) ->
         for name, (here, there) in pairs.items()
         if here != there
     ]
-    more = f" and {len(parts) - 4} more" if len(parts) > 4 else ""
-    return "; ".join(parts[:4]) + more or None
+    return first_of(parts, 4) or None
 
 
 def _value(text: str) -> Any:

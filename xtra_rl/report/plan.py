@@ -9,6 +9,7 @@ from xtra_rl.envs.tasks import get_task
 from xtra_rl.runs.record import Run
 from xtra_rl.runs.settings import decisive, defaults_of, flatten, variant_of, yaml_text
 from xtra_rl.studies.plan import PlannedRun, Study, System
+from xtra_rl.wording import first_of
 
 #: The paper's columns that variants redraw.
 _PUBLISHED = {
@@ -139,9 +140,8 @@ def _system_of(run: Run) -> System:
     changes = _changes(run, _usual(run, name))
     if not changes:
         return System(name, label, recipe, published=_PUBLISHED.get(name))
-    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
     # The paper's column is of other settings.
-    return System(" ".join([name, *changes]), ", ".join([label, *changes[:3]]) + more, recipe)
+    return System(" ".join([name, *changes]), f"{label}, {first_of(changes, 3, ', ')}", recipe)
 
 
 def _changes(run: Run, usual: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from xtra_rl.runs.record import Run, read_run
 from xtra_rl.runs.settings import changed, yaml_text
 from xtra_rl.studies.plan import PlannedRun, Study
+from xtra_rl.wording import first_of
 
 
 def path_of(folder: str | os.PathLike[str], plan: PlannedRun) -> Path:
@@ -54,9 +55,8 @@ def check_same_plan(folder: str | os.PathLike[str], study: Study) -> None:
             for name, (here, there) in changed(run.config, study.system(plan.system).settings).items()
         ]
         if parts:
-            more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             raise ValueError(
-                f"{run.path} has other settings ({'; '.join(parts[:3])}{more}); pass another run_dir for the study, or"
+                f"{run.path} has other settings ({first_of(parts, 3)}); pass another run_dir for the study, or"
                 f" move {run.path.parents[2]} away"
             )
 

@@ -23,6 +23,7 @@ from xtra_rl.files import (
     write_directory,
     write_json,
 )
+from xtra_rl.wording import first_of
 
 WEIGHTS = "model.safetensors"
 FORMAT = "xtra_rl.model"
@@ -209,9 +210,9 @@ def load_into(
     model = load_model_weights(path)
     problems = _shape_differences(world_model.state_dict(), model.state_dict)
     if problems:
-        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise ValueError(
-            f"model={str(path)!r} has another architecture: {shown}. {_advice(config, model.config)}"
+            f"model={str(path)!r} has another architecture: {first_of(problems, 3)}."
+            f" {_advice(config, model.config)}"
         )
     world_model.load_state_dict(model.state_dict)
     return model

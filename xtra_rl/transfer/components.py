@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from xtra_rl.models.world_model import WorldModel
+from xtra_rl.wording import first_of
 
 
 @dataclass
@@ -45,8 +46,7 @@ def difference(state: dict[str, Tensor], other: dict[str, Tensor], *, limit: int
         left, right = (tuple(s[key].shape) if key in s else "absent" for s in (state, other))
         if left != right:
             found.append(f"{key}: {left} against {right}")
-    more = f" and {len(found) - limit} more" if len(found) > limit else ""
-    return "; ".join(found[:limit]) + more
+    return first_of(found, limit)
 
 
 def transfer_components(
