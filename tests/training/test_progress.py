@@ -47,6 +47,17 @@ def test_the_rate_follows_a_change_of_speed(clock):
     assert file.getvalue().splitlines()[-1] == "play: 1010 step, 1 step/s, score 0.3333, lives 2"
 
 
+def test_jobs_that_take_minutes_are_averaged_over_the_last_ones(clock):
+    file = io.StringIO()
+    bar = progress(20, description="study", unit="job", file=file)
+    # Pairs of jobs, side by side, that end 12 s after each other, every 600 s.
+    for _ in range(5):
+        for seconds in (588, 12):
+            clock[0] += seconds
+            bar.update()
+    assert file.getvalue().splitlines()[-1] == "study: 10/20 job (50%), 300 s/job, 50:00 left"
+
+
 def test_an_iterable_is_passed_through_and_closed(clock):
     file = io.StringIO()
     bar = progress(range(3), description="read", unit="file", file=file)

@@ -113,4 +113,5 @@ def _draw_calibration(axes: Axes, found: Diagnosis) -> None:
     axes.set_title("Do values mean what they say?")
     axes.set_xlabel("predicted value")
     axes.set_ylabel("discounted return that followed")
-    axes.legend()
+    if (point := axes.legend().legend_handles[0]) is not None:
+        point.set(markersize=6, alpha=0.8)  # a dot of the cloud cannot be seen alone

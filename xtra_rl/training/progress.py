@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
@@ -173,7 +174,13 @@ class _Silent:
 
 
 class _Lines:
-    """Plain lines for logs, with the rate of the recent past (a loop changes speed when learning starts)."""
+    """Plain lines for logs, with the rate of the recent past (a loop changes speed when learning starts).
+
+    The recent past is the time since the last line, or longer, so that it holds some units: of jobs that take minutes
+    two can end in one breath.
+    """
+
+    _FEWEST = 8
 
     def __init__(
         self,
@@ -185,21 +192,24 @@ class _Lines:
         interval: float,
         initial: int,
     ) -> None:
-        self.n = self._initial = self._last_n = initial
+        self.n = self._initial = initial
         self._total = total
         self._description, self._unit = description, unit
         self._file, self._interval = file, interval
         self._postfix = ""
-        self._start = self._last_time = time.monotonic()
+        self._start = time.monotonic()
+        self._marks = deque([(self._start, initial)])
         self._closed = False
 
     def update(self, n: int) -> None:
         self.n += n
         now = time.monotonic()
-        elapsed = now - self._last_time
-        if elapsed >= self._interval:
-            self._write((self.n - self._last_n) / elapsed)
-            self._last_time, self._last_n = now, self.n
+        if now - self._marks[-1][0] >= self._interval:
+            while len(self._marks) > 1 and self.n - self._marks[1][1] >= self._FEWEST:
+                self._marks.popleft()
+            since, before = self._marks[0]
+            self._write((self.n - before) / (now - since))
+            self._marks.append((now, self.n))
 
     def set_postfix(self, **values: Any) -> None:
         self._postfix = "".join(
@@ -219,8 +229,11 @@ class _Lines:
         left = ""
         if self._total and not ending and rate > 0:
             left = f", {_duration(max(self._total - self.n, 0) / rate)} left"
-        speed = f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"
-        state = f"{count} {self._unit}{share}, {speed} {self._unit}/s{left}{ending}{self._postfix}"
+        if 0 < rate < 0.1:
+            speed = f"{1 / rate:.3g} s/{self._unit}"
+        else:
+            speed = f"{rate:.3g} {self._unit}/s" if rate < 1000 else f"{rate:.0f} {self._unit}/s"
+        state = f"{count} {self._unit}{share}, {speed}{left}{ending}{self._postfix}"
         self._file.write(f"{self._description}: {state}\n")
         self._file.flush()
 
