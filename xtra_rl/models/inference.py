@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from multiprocessing import parent_process
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
@@ -34,9 +36,9 @@ class InferenceModel(nn.Module):
             in the pass that gathers the latents. The planners do so; who calls a search without a planner hands
             ``reset_entries`` on.
         follow: look before each initial inference whether the weights of ``world_model`` were written to, and
-            :meth:`refresh` if so; in a child process, :meth:`refresh` without looking, since its weights may be shared
-            with the parent. Writes through ``.data``, such as TorchRL's weight updates, leave no trace: call
-            :meth:`refresh` after them.
+            :meth:`refresh` if so (fused optimisers, which leave no trace, are made to count their steps); in a child
+            process, :meth:`refresh` without looking, since its weights may be shared with the parent. Writes through
+            ``.data``, such as TorchRL's weight updates, leave no trace: call :meth:`refresh` after them.
 
     Attributes:
         num_actions: A.
@@ -75,6 +77,8 @@ class InferenceModel(nn.Module):
         self._dtype = dtype
         self._compile = compile
         self._follow = follow
+        if follow:
+            _count_fused_writes()
         self._source = [world_model]  # in a list, so that it is no sub-module
         self._parts = self._fold(world_model)
         self._support = world_model.support
@@ -89,6 +93,8 @@ class InferenceModel(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if self._follow:
+            _count_fused_writes()
         self._derive()
         self._seen = None
 
@@ -196,6 +202,18 @@ class InferenceModel(nn.Module):
         policy_logits, value_logits = self._parts["prediction"](latent)
         reward, value = self._support.decode(torch.stack([reward_logits, value_logits]))
         return reward, value, policy_logits.float(), latent, state
+
+
+@cache
+def _count_fused_writes() -> None:
+    """Let every fused optimiser of this process count its writes as others do; their kernels leave no trace."""
+
+    def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            if group.get("fused"):
+                torch.autograd.graph.increment_version(group["params"])
+
+    register_optimizer_step_post_hook(count)
 
 
 def _derive_again(engine: nn.Module, _: Any) -> None:
