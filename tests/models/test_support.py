@@ -82,3 +82,12 @@ def test_double_logits_are_not_rounded_on_the_way():
     torch.testing.assert_close(zeros, -logits.log_softmax(-1)[:, 7], rtol=1e-14, atol=0)
     half = logits.bfloat16()
     assert support.decode(half).dtype == support.cross_entropy(half, torch.zeros(20)).dtype == torch.float32
+
+
+def test_scalars_are_decoded_in_full_precision_under_autocast():
+    support, scalar = Support(300), torch.tensor([0.5, 8.0, 30.0, 200.0])
+    logits = (support.encode(scalar) + 1e-12).log()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = support.decode(logits)
+    assert torch.equal(found, support.decode(logits))
+    torch.testing.assert_close(found, scalar, rtol=1e-3, atol=1e-3)

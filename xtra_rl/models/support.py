@@ -94,7 +94,8 @@ class Support:
         """Scalar of a categorical distribution: ``[..., S] -> [...]``, the softmax expectation mapped back by h^-1."""
         probs = at_least_float32(logits).softmax(-1)
         atoms = torch.arange(-self.size, self.size + 1, device=probs.device, dtype=probs.dtype)
-        return inverse_value_transform(probs @ atoms)
+        with torch.autocast(probs.device.type, enabled=False):  # which rounds products to half precision
+            return inverse_value_transform(probs @ atoms)
 
     def cross_entropy(self, logits: Tensor, scalar: Tensor) -> Tensor:
         """Cross-entropy of ``logits [..., S]`` against the two-hot of ``scalar [...]``, shape ``[...]``.
