@@ -119,8 +119,12 @@ def prepare_process(cfg: DictConfig, *, data_parallel: bool = False) -> None:
     for key in ("num_envs", "batch_size", "cross_batch_size", "num_cross_tasks", "log_every"):
         if cfg[key] < 1:
             raise ValueError(f"{key} is {cfg[key]}; expected a positive number")
-    if cfg.autocast not in (None, "bfloat16", "float16"):
-        raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16, float16 or null")
+    if cfg.batch_size < 2:
+        raise ValueError("batch_size is 1; BatchNorm needs at least 2")
+    if cfg.targets.unroll_steps < 1:
+        raise ValueError(f"targets.unroll_steps is {cfg.targets.unroll_steps}; expected a positive number")
+    if cfg.autocast not in (None, "bfloat16"):
+        raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     check_choices(cfg, loggers_of(cfg), device_of(cfg))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -51,6 +53,22 @@ def test_masked_targets_change_nothing_and_get_no_gradient(term):
     first, second = loss(data)[f"loss_{term}"], loss(changed)[f"loss_{term}"]
     assert first.item() == 0
     assert second.item() == 0
+
+
+def test_a_batch_without_steps_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        make_loss()(random_batch(2, unroll_steps=0, observation_shape=(4, 16, 16), num_actions=A))
+
+
+def test_entropy_of_targets_is_of_the_roots_that_have_one():
+    loss, data = make_loss(), batch(8)
+    data["policy_target"] = torch.full((8, K + 1, A), 1 / A)
+    whole = loss(data)["target_entropy"].item()
+    data["policy_mask"][2:] = False
+    data["policy_target"][2:] = 0
+    assert loss(data)["target_entropy"].item() == pytest.approx(whole) == pytest.approx(math.log(A))
+    data["policy_mask"][:] = False
+    assert loss(data)["target_entropy"].item() == 0
 
 
 @pytest.mark.parametrize("term", ["policy", "value", "reward", "consistency"])

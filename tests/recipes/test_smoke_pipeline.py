@@ -298,7 +298,9 @@ def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
         (["logger=[neptune]"], ["neptune", "csv"]),
         (["prefetch=maybe"], ["prefetch", "maybe", "auto, true or false"]),
         (["search.cuda_graph=maybe"], ["search.cuda_graph", "maybe", "auto, true or false"]),
-        (["autocast=int8"], ["autocast", "int8", "bfloat16"]),
+        (["autocast=float16"], ["autocast", "float16", "bfloat16"]),
+        (["batch_size=1"], ["batch_size", "BatchNorm"]),
+        (["targets.unroll_steps=0"], ["targets.unroll_steps is 0"]),
         pytest.param(
             ["device=cuda"],
             ["device", "cuda", "device=cpu"],

@@ -59,6 +59,21 @@ def weights_with(task, value, **options):
     return scheduler
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"autocast": torch.float16}, "expected torch.bfloat16"), ({"tasks": []}, "at least one task")],
+)
+def test_what_cannot_learn_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        learner(**options)
+
+
+def test_a_loss_that_is_no_mean_is_refused():
+    model = make_world_model(**SIZES)
+    with pytest.raises(ValueError, match="reduction='sum'"):
+        Learner(MuZeroLoss(model, reduction="sum"), make_optimizer(model), tasks=["alien"])
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_measuring_step_takes_the_same_update_as_a_plain_one(reduction):
     data = [0, 0, 1, 1, 1, 1]

@@ -32,12 +32,13 @@ class MuZeroLoss(LossModule):
         reward_coef: weight of the cross-entropy of the reward or value prefix.
         consistency_coef: weight of the consistency; 0 also skips its encoder pass.
         joint_statistics: run the heads once over all positions of the unroll. Saves most of their dispatch cost in
-            small networks; BatchNorm then sees the positions as one batch, not one after another as published.
+            small networks; BatchNorm then sees the positions as one batch, not one after another as published. The
+            frames that consistency compares with are one batch either way.
         latent_gradient_scale: factor on the latent's gradient at each step, 0.5 as published.
         reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``[B]``.
 
     Raises:
-        ValueError: if a coefficient is negative or ``reduction`` unknown.
+        ValueError: if a coefficient is negative or ``reduction`` unknown; in a call, if a batch has no steps.
 
     The outputs are ``loss_policy``, ``loss_value``, ``loss_reward``, ``loss_consistency`` (back-propagate their sum)
     and, detached, ``policy_entropy``, ``target_entropy``, ``value_error``. ``td_error [B]`` is written into the batch.
@@ -141,11 +142,7 @@ class MuZeroLoss(LossModule):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch ``[B]``, weighted by priority and task; writes the new priorities into it."""
-        samples = self.per_sample(tensordict)
-        weight = self._sample_weight(tensordict, samples["policy"])
-        out = {f"loss_{name}": reduce(weight * samples[name], self.reduction) for name in self.coefs}
-        logs = {name: samples[name].mean() for name in ("policy_entropy", "target_entropy", "value_error")}
-        return TensorDict(out | logs, batch_size=[])
+        return self._outputs(tensordict, self.per_sample(tensordict))
 
     def task_losses(self, tensordict: TensorDictBase, num_tasks: int) -> tuple[Tensor, TensorDict]:
         """Loss of each task from one shared forward, for per-task gradients (XTRA section 3.2).
@@ -158,17 +155,27 @@ class MuZeroLoss(LossModule):
         total = sum(samples[name] for name in self.coefs)
         weighted = total * sample_weight(tensordict, [self.tensor_keys.priority_weight], total)
         losses = task_means(weighted, tensordict["task_id"], num_tasks)
-        weight = self._sample_weight(tensordict, total)
-        logs = {
-            f"loss_{name}": reduce(weight * samples[name], self.reduction).detach() for name in self.coefs
-        }
-        logs |= {name: samples[name].mean() for name in ("policy_entropy", "target_entropy", "value_error")}
-        return losses, TensorDict(logs, batch_size=[])
+        return losses, self._outputs(tensordict, samples).detach()
+
+    def _outputs(self, tensordict: TensorDictBase, samples: TensorDict) -> TensorDict:
+        keys = self.tensor_keys
+        weight = sample_weight(tensordict, [keys.priority_weight, keys.task_weight], samples["policy"])
+        out = {f"loss_{name}": reduce(weight * samples[name], self.reduction) for name in self.coefs}
+        # Roots without a target policy have no entropy to average.
+        there = tensordict[keys.policy_mask][:, 0]
+        out["target_entropy"] = (samples["target_entropy"] * there).sum() / there.sum().clamp(min=1)
+        out |= {name: samples[name].mean() for name in ("policy_entropy", "value_error")}
+        return TensorDict(out, batch_size=[])
 
     def per_sample(self, tensordict: TensorDictBase) -> TensorDict:
         """Each term of each sample ``[B]``, with its coefficient and 1/K, before priority and task weights."""
         keys = self.tensor_keys
         action = tensordict[keys.action]
+        if action.shape[1] == 0:
+            raise ValueError(
+                "action has no steps; MuZeroLoss unrolls the model for at least one (unroll_steps=1)"
+            )
+        scale = 1 / action.shape[1]
         latents, reward_logits = self._unroll(tensordict[keys.observation], action)
         policy_logits, value_logits = self._heads(latents)
 
@@ -185,7 +192,6 @@ class MuZeroLoss(LossModule):
         terms = {"policy": policy, "value": value, "reward": reward}
         terms["consistency"] = self._consistency(tensordict, latents, policy)
 
-        scale = 1 / max(action.shape[1], 1)
         out = {name: self.coefs[name] * scale * term.sum(-1) for name, term in terms.items()}
         tensordict.set(keys.sample_loss, TensorDict(out, batch_size=action.shape[:1]).detach())
         error = (support.decode(value_logits[:, 0].detach()) - value_target[:, 0]).abs()
@@ -242,12 +248,6 @@ class MuZeroLoss(LossModule):
         predicted, target = at_least_float32(predicted), at_least_float32(target)
         cosine = torch.nn.functional.cosine_similarity(predicted, target, dim=-1, eps=1e-5)
         return -cosine * tensordict[keys.consistency_mask]
-
-    def _sample_weight(self, tensordict: TensorDictBase, like: Tensor) -> Tensor:
-        """Importance weight times task coefficient, ``[B]``."""
-        return sample_weight(
-            tensordict, [self.tensor_keys.priority_weight, self.tensor_keys.task_weight], like
-        )
 
 
 def random_batch(

@@ -35,9 +35,9 @@ _logger = logging.getLogger(__name__)
 class TaskLoss(Protocol):
     """What a :class:`Learner` minimises: :class:`~xtra_rl.objectives.MuZeroLoss`, ``BehaviourCloningLoss``, your own.
 
-    A call returns ``loss_*`` scalars to be added up, and others to be logged; it writes ``td_error [B]`` and
-    ``sample_loss`` (terms ``[B]`` by name) into the batch. ``task_losses`` returns the loss of each task ``[M]`` beside
-    the same outputs; it is asked for only where task weights are measured.
+    A call returns ``loss_*`` scalars to be added up, means over the batch, and others to be logged; it writes
+    ``td_error [B]`` and ``sample_loss`` (terms ``[B]`` by name) into the batch. ``task_losses`` returns the loss of
+    each task ``[M]`` beside the same outputs; it is asked for only where task weights are measured.
     """
 
     @property
@@ -75,7 +75,7 @@ class Learner:
         shift: of the augmentation, in pixels (:func:`~xtra_rl.data.augment.augment`).
         intensity: standard deviation of the augmentation's factor.
         generator: of the augmentation.
-        autocast: dtype of mixed-precision forward passes, e.g. ``torch.bfloat16``; ``None`` for float32.
+        autocast: ``torch.bfloat16`` for mixed-precision forward passes; ``None`` for float32.
         max_loss: total loss that counts as exploding; ``None`` sets no limit to finite ones.
         max_skipped: batches of bad loss or gradient that may be left out, over the whole training, before one is an
             error.
@@ -88,7 +88,8 @@ class Learner:
         on_skip: called with the error of a batch that is left out, to report and keep it.
 
     Raises:
-        ValueError: if there is no task.
+        ValueError: if there is no task, the loss is no mean over the batch, or ``autocast`` is float16, in which
+            gradients would need scaling.
     """
 
     def __init__(
@@ -114,6 +115,12 @@ class Learner:
     ) -> None:
         if not tasks:
             raise ValueError("tasks is empty; expected the name of at least one task")
+        if (of_loss := getattr(loss, "reduction", "mean")) != "mean":
+            raise ValueError(
+                f"the loss has reduction={of_loss!r}; a Learner steps by means: reduction='mean'"
+            )
+        if autocast not in (None, torch.bfloat16):
+            raise ValueError(f"autocast is {autocast}; expected torch.bfloat16 or None")
         self.loss = loss
         self.optimizer = optimizer
         self.tasks = tuple(tasks)
