@@ -39,6 +39,7 @@ def check_overrides(recipe: str, arguments: Sequence[str]) -> None:
             path, siblings = unknown
             near = _near(path, [*siblings, *groups] if "." not in path else siblings)
             raise ValueError(f"{argument}: unknown key {path}{_meant(near or _with_leaf(path, keys))}")
+        _check_schedule(key, value, keys)
         if isinstance(keys.get(key), dict) and not value.startswith(("{", "$")):
             near = _near(key, [name for name in keys if not isinstance(keys[name], dict)])
             raise ValueError(f"{argument}: {key} is a section, with keys of its own{_meant(near)}")
@@ -73,6 +74,18 @@ def _check_option(group: str, value: str, options: list[str]) -> None:
             if group == "experiment" and (home := _experiment_with(option)):
                 near = f"; {option} is redrawn by experiment={home}"
             raise ValueError(f"{group}={option}: {group} is one of {', '.join(options)}{near}")
+
+
+def _check_schedule(key: str, value: str, keys: Mapping[str, Any]) -> None:
+    """Refuse a schedule, whose keys are steps, that Hydra would merge into the config's."""
+    here: Any = keys
+    for part in key.split("."):
+        here = here.get(part) if isinstance(here, Mapping) else None
+    schedule = isinstance(here, Mapping) and here and not any(isinstance(name, str) for name in here)
+    if schedule and value.startswith("{") and value != "{}":
+        raise ValueError(
+            f"{key}={value} would be merged into {here}; to replace that, pass '~{key}' '+{key}={value}'"
+        )
 
 
 def _experiment_with(part: str) -> str | None:

@@ -43,6 +43,7 @@ def run(*command):
         ("scale=medium", "scale is one of laptop, paper, quick, smoke, workstation"),
         ("scale=smoke,medium", "scale=medium: scale is one of"),
         ("laptop", "laptop is no KEY=VALUE; did you mean scale=laptop?"),
+        ("search.temperature={0: 0.5}", "pass '~search.temperature' '+search.temperature={0: 0.5}'"),
     ],
 )
 def test_a_misspelt_argument_is_answered_with_the_nearest(argument, answer):
@@ -54,7 +55,8 @@ def test_a_misspelt_argument_is_answered_with_the_nearest(argument, answer):
     ("recipe", "argument"),
     [
         ("xtra_finetune", "scale=auto"),
-        ("xtra_finetune", "search.temperature={0:1.0,100:0.5}"),
+        ("xtra_finetune", "~search.temperature"),
+        ("xtra_finetune", "+search.temperature={0:1.0,100:0.5}"),
         ("xtra_finetune", "search.temperature.0=0.5"),
         ("xtra_finetune", "search={num_simulations:4}"),
         ("xtra_finetune", "+new.key=1"),

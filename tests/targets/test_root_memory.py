@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensordict import TensorDict
 
 from xtra_rl.models import InferenceModel, make_world_model
 from xtra_rl.objectives import LaggingTarget
@@ -60,6 +61,27 @@ def test_a_row_that_was_written_anew_is_another_stack():
     ask(memory, [3, 13], [1, 2])
     ask(memory, [23, 13], [3, 2])
     ask(memory, [3, 23], [1, 3])
+
+
+def test_embeddings_of_other_models_are_kept_too():
+    class Other(Echo):
+        def initial_inference(self, stacks):
+            output = super().initial_inference(stacks)
+            state = {"belief": output.value[:, None].repeat(1, 5)}
+            return output._replace(embedding=TensorDict(state, [len(stacks)]))
+
+    memory = RootMemory(Other(), 10, version=lambda: 0)
+    for _ in range(2):
+        answer = memory.infer(torch.tensor([3, 5]), lambda places: torch.tensor([30, 50])[places])
+        assert answer.embedding["belief"].tolist() == [[30.0] * 5, [50.0] * 5]
+    assert memory.missed == 2
+
+    class Bare(Echo):
+        def initial_inference(self, stacks):
+            return super().initial_inference(stacks)._replace(embedding=stacks.float())
+
+    with pytest.raises(ValueError, match="TensorDict"):
+        RootMemory(Bare(), 10, version=lambda: 0).infer(torch.tensor([3]), lambda places: torch.tensor([30]))
 
 
 def test_what_has_no_name_is_inferred_each_time_and_apart():

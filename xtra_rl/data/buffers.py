@@ -268,8 +268,7 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
     ) -> TensorDict:
         """Sample windows of ``W = unroll_steps + bootstrap_steps`` transitions from prioritised roots.
 
-        Nothing of another trajectory appears: frames before the first row repeat it, frames behind the last
-            row
+        Nothing of another trajectory appears: frames before the first row repeat it, frames behind the last row
         repeat that, and masks say what is real.
 
         Args:

@@ -36,7 +36,7 @@ class RootMemory:
         asked, missed: stacks that were asked for, and those of them that had to be inferred.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive; in :meth:`infer`, if the model's embeddings are no TensorDicts.
 
     Example:
         The same row is asked for twice and inferred once:
@@ -136,7 +136,11 @@ class RootMemory:
         for chunk in places.split(self.chunk if on_cpu else len(places)):
             padding = self.chunk - len(chunk) if on_cpu else 0
             output = self.planner.initial_inference(stacks(torch.cat([chunk, chunk[-1:].expand(padding)])))
-            assert not isinstance(output.embedding, Tensor)
+            if isinstance(output.embedding, Tensor):
+                raise ValueError(
+                    "the model's embeddings are tensors; a RootMemory keeps those that are TensorDicts, such as"
+                    " TensorDict({'latent': latent}, [B])"
+                )
             named = {"prior_logits": output.prior_logits, "value": output.value, **output.embedding}
             # Zeros need no memory, only to be made again.
             self._zeros = {name: named.pop(name)[:1] for name in _ZERO_AT_ROOT if name in named}
@@ -146,8 +150,9 @@ class RootMemory:
     def _output(self, leaves: dict[str, Tensor]) -> InitialOutput:
         logits, value = leaves.pop("prior_logits"), leaves.pop("value")
         zeros = {name: zero.new_zeros(len(value), *zero.shape[1:]) for name, zero in self._zeros.items()}
-        latent = leaves.pop("latent").contiguous(memory_format=torch.channels_last)
-        embedding = TensorDict({"latent": latent, **leaves, **zeros}, [len(value)], device=value.device)
+        if (latent := leaves.get("latent")) is not None and latent.ndim == 4:
+            leaves["latent"] = latent.contiguous(memory_format=torch.channels_last)
+        embedding = TensorDict({**leaves, **zeros}, [len(value)], device=value.device)
         return InitialOutput(logits, value, embedding)
 
 

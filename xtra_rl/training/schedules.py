@@ -13,11 +13,17 @@ from torch import nn
 def piecewise(step: int, values: Mapping[float, float]) -> float:
     """Value of the last threshold that ``step`` has reached.
 
+    Raises:
+        ValueError: if it has reached none.
+
     Example:
         >>> piecewise(70_000, {0: 1.0, 60_000: 0.5, 90_000: 0.25})
         0.5
     """
-    return next(value for start, value in sorted(values.items(), reverse=True) if step >= start)
+    reached = [start for start in values if step >= start]
+    if not reached:
+        raise ValueError(f"a schedule has no value for step {step}: {dict(values)}; give it one from 0 on")
+    return values[max(reached)]
 
 
 def linear(step: int, start: float, end: float, steps: int) -> float:
