@@ -22,6 +22,7 @@ from xtra_rl.allocator import keep_freed_memory
 from xtra_rl.envs import TASK_SETS, get_task, task_set
 from xtra_rl.models import COMPONENTS
 from xtra_rl.recipes.choices import check_choices
+from xtra_rl.recipes.kinds import check_kinds
 from xtra_rl.recipes.overrides import CONFIGS, check_overrides
 from xtra_rl.recipes.plugins import load_plugins
 from xtra_rl.training.interrupt import Stopped, stop_signals
@@ -75,6 +76,7 @@ def friendly(
     def wrapper(cfg: DictConfig) -> Any:
         how = "" if cfg.resume == "auto" else " with resume=auto"
         try:
+            check_kinds(Path(recipe.__code__.co_filename).stem, plain(cfg))
             load_plugins(cfg.plugins)
             prepare_process(cfg, data_parallel=data_parallel)
             with stop_signals():
@@ -116,15 +118,6 @@ def prepare_process(cfg: DictConfig, *, data_parallel: bool = False) -> None:
             "this recipe runs in one process: start it by python, not by torchrun (which is for xtra_finetune, distill,"
             " train_teacher, collect_offline and profile)"
         )
-    for key in ("num_envs", "batch_size", "cross_batch_size", "num_cross_tasks", "log_every"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key} is {cfg[key]}; expected a positive number")
-    if cfg.batch_size < 2:
-        raise ValueError("batch_size is 1; BatchNorm needs at least 2")
-    if cfg.targets.unroll_steps < 1:
-        raise ValueError(f"targets.unroll_steps is {cfg.targets.unroll_steps}; expected a positive number")
-    if cfg.autocast not in (None, "bfloat16"):
-        raise ValueError(f"autocast is {cfg.autocast!r}; expected bfloat16 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     check_choices(cfg, loggers_of(cfg), device_of(cfg))
@@ -160,7 +153,10 @@ def device_of(cfg: DictConfig) -> torch.device:
             f"device is {cfg.device!r}, but PyTorch sees no GPU here; pass device=cpu or device=auto"
         )
     if cfg.device != "auto":
-        return torch.device(cfg.device)
+        try:
+            return torch.device(cfg.device)
+        except RuntimeError as error:
+            raise ValueError(f"device is {cfg.device!r}; expected auto, cpu or cuda") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -12,9 +12,10 @@ from xtra_rl.evaluation.figures import learning_curve, loss_curves, read_metrics
 from xtra_rl.evaluation.report import format_table
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.recipes import common, tracking
-from xtra_rl.recipes.task_weighting import SURGERY
+from xtra_rl.recipes.task_weighting import task_weighting
 from xtra_rl.training.logging import RunLogger
 from xtra_rl.training.run import RunDirectory
+from xtra_rl.transfer import TaskWeightScheduler
 
 VIDEO_FPS = 15  # real time for agent steps of four frames at 60 Hz
 
@@ -73,7 +74,7 @@ def draw(cfg: DictConfig, run: RunDirectory, target: str, summary: dict[str, Any
     schedule = cfg.task_weight_schedule
     first = range(schedule.start, max(summary["train_steps"], 1), schedule.cycle)
     # Gradient surgery measures at every step and knows no threshold.
-    scheduled = cfg.task_weighting not in SURGERY
+    scheduled = isinstance(task_weighting(cfg, ["any"]), TaskWeightScheduler)
     windows = [(step, step + schedule.window) for step in first if scheduled]
     threshold = schedule.threshold if scheduled else None
     weights = task_weight_traces(

@@ -46,8 +46,9 @@ def check_overrides(recipe: str, arguments: Sequence[str]) -> None:
 
 
 def keys_of(recipe: str) -> dict[str, Any]:
-    """The nested keys of a recipe's config, as its files have them."""
-    own = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+    """The nested keys of a recipe's config, as its files have them; those of all recipes, if it has no file."""
+    file = CONFIGS / f"{recipe}.yaml"
+    own = yaml.safe_load(file.read_text()) if file.is_file() else {}
     base = yaml.safe_load((CONFIGS / "base.yaml").read_text())
     for name in ("defaults", "hydra"):
         own.pop(name, None)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from xtra_rl.command_line import ArgumentParser
 from xtra_rl.training.learner import Learner
-from xtra_rl.transfer import PCGrad, TaskWeighting, TaskWeightScheduler
+from xtra_rl.transfer import PCGrad, TaskWeighting, TaskWeightScheduler, register_task_weighting
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -35,6 +35,10 @@ class EarlyVote(TaskWeighting):
     def weights(self) -> dict[str, float]:
         found = self.mean_cosines
         return {task: 1.0 if self.measuring else float(found[task] > 0.5) for task in self.tasks}
+
+
+# For recipes: plugins=[recipes/examples/custom_task_weights.py] task_weighting=early_vote
+register_task_weighting("early_vote", lambda tasks, settings, seed: EarlyVote(tasks))
 
 
 class SquaredError:

@@ -299,7 +299,7 @@ def test_unknown_game_and_unknown_key_end_without_a_traceback(tmp_path):
         (["prefetch=maybe"], ["prefetch", "maybe", "auto, true or false"]),
         (["search.cuda_graph=maybe"], ["search.cuda_graph", "maybe", "auto, true or false"]),
         (["autocast=float16"], ["autocast", "float16", "bfloat16"]),
-        (["batch_size=1"], ["batch_size", "BatchNorm"]),
+        (["batch_size=1"], ["batch_size", "at least 2"]),
         (["targets.unroll_steps=0"], ["targets.unroll_steps is 0"]),
         pytest.param(
             ["device=cuda"],

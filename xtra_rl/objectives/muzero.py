@@ -38,7 +38,7 @@ class MuZeroLoss(LossModule):
         reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``[B]``.
 
     Raises:
-        ValueError: if a coefficient is negative or ``reduction`` unknown; in a call, if a batch has no steps.
+        ValueError: if a coefficient is negative or ``reduction`` unknown.
 
     The outputs are ``loss_policy``, ``loss_value``, ``loss_reward``, ``loss_consistency`` (back-propagate their sum)
     and, detached, ``policy_entropy``, ``target_entropy``, ``value_error``. ``td_error [B]`` is written into the batch.
@@ -168,7 +168,11 @@ class MuZeroLoss(LossModule):
         return TensorDict(out, batch_size=[])
 
     def per_sample(self, tensordict: TensorDictBase) -> TensorDict:
-        """Each term of each sample ``[B]``, with its coefficient and 1/K, before priority and task weights."""
+        """Each term of each sample ``[B]``, with its coefficient and 1/K, before priority and task weights.
+
+        Raises:
+            ValueError: if the batch has no steps.
+        """
         keys = self.tensor_keys
         action = tensordict[keys.action]
         if action.shape[1] == 0:

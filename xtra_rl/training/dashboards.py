@@ -21,6 +21,8 @@ _LAYOUT = {
     "scores": {"returns": ["Multiline", ["eval/.*/return", "eval/.*/return_sampled"]]},
 }
 
+_WAYS_OUT = "run `wandb login`, or use wandb_mode=offline (no account, no network) or logger=csv"
+
 
 def start_tensorboard(path: Path, run_name: str, config: Mapping[str, Any]) -> Any:
     """A TorchRL logger that writes below ``path/tensorboard``.
@@ -39,6 +41,24 @@ def start_tensorboard(path: Path, run_name: str, config: Mapping[str, Any]) -> A
     logger.experiment.add_text("config", f"```\n{yaml.safe_dump(config, sort_keys=False)}```")
     logger.experiment.add_custom_scalars(_LAYOUT)
     return logger
+
+
+def check_wandb(mode: str | None) -> None:
+    """Refuse to go on where wandb would not start, or would have to ask who is there.
+
+    Args:
+        mode: online, offline or disabled; None takes the environment's ``WANDB_MODE``, else online.
+
+    Raises:
+        ValueError: if wandb is not installed, or is to be online and nobody is logged in.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(f"logger 'wandb' cannot start ({error}); pip install wandb") from error
+    online = (mode or os.environ.get("WANDB_MODE") or "online") == "online"
+    if online and not (wandb.api.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
+        raise ValueError(f"logger 'wandb' cannot start (nobody is logged in); {_WAYS_OUT}")
 
 
 def start_wandb(path: Path, about: Mapping[str, Any], x_axis: str, *, resume: bool) -> Any:
@@ -73,8 +93,7 @@ def start_wandb(path: Path, about: Mapping[str, Any], x_axis: str, *, resume: bo
         )
     except Exception as error:
         raise ValueError(
-            f"logger 'wandb' cannot start ({type(error).__name__}: {error}); run `wandb login`, or use "
-            "wandb_mode=offline (no account, no network) or logger=csv"
+            f"logger 'wandb' cannot start ({type(error).__name__}: {error}); {_WAYS_OUT}"
         ) from error
     atomic_write_text(id_file, logger.experiment.id)
     logger.experiment.define_metric("env_step")

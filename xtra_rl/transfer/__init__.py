@@ -8,6 +8,7 @@ from xtra_rl.transfer.gradients import (
     set_combined_gradient,
     task_gradients,
 )
+from xtra_rl.transfer.rules import make_task_weighting, register_task_weighting, task_weighting_names
 from xtra_rl.transfer.surgery import GradVac, PCGrad
 from xtra_rl.transfer.task_weights import TaskWeightScheduler, sample_weights, task_coefficients
 from xtra_rl.transfer.weighting import TaskWeighting
@@ -22,9 +23,12 @@ __all__ = [
     "gradient_cosines",
     "gradient_gram",
     "gram_cosines",
+    "make_task_weighting",
+    "register_task_weighting",
     "sample_weights",
     "set_combined_gradient",
     "task_coefficients",
     "task_gradients",
+    "task_weighting_names",
     "transfer_components",
 ]
