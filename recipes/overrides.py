@@ -70,7 +70,7 @@ def _merge(base: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_option(group: str, value: str, options: list[str]) -> None:
     for option in value.split(","):  # Several for a sweep.
-        if option not in (*options, "auto", "null"):
+        if option not in (*options, "auto"):
             near = f"; did you mean {_near(option, options)[0]}?" if _near(option, options) else ""
             if group == "experiment" and (home := _experiment_with(option)):
                 near = f"; {option} is redrawn by experiment={home}"

@@ -37,7 +37,6 @@ class EarlyVote(TaskWeighting):
         return {task: 1.0 if self.measuring else float(found[task] > 0.5) for task in self.tasks}
 
 
-# For recipes: plugins=[recipes/examples/custom_task_weights.py] task_weighting=early_vote
 register_task_weighting("early_vote", lambda tasks, settings, seed: EarlyVote(tasks))
 
 
@@ -69,10 +68,9 @@ def train(rule: TaskWeighting, steps: int, seed: int) -> Tensor:
     tasks = torch.arange(4).repeat_interleave(SAMPLES)
     data = {"pixels": inputs.view(-1, 1, INPUTS, 1, 1), "label": labels.flatten(), "task_id": tasks}
     model = nn.Linear(INPUTS, 1, bias=False)
-    loss, optimizer = SquaredError(model), torch.optim.SGD(model.parameters(), lr=0.02)
     learner = Learner(
-        loss, optimizer, tasks=["target", *CROSS], task_weights=rule, max_grad_norm=1e9, frame_stack=1,
-        augmentation=False,
+        SquaredError(model), torch.optim.SGD(model.parameters(), lr=0.02), tasks=["target", *CROSS], task_weights=rule,
+        max_grad_norm=1e9, frame_stack=1, augmentation=False,
     )  # fmt: skip
     for _ in range(steps):
         learner.step(TensorDict(data, [4 * SAMPLES]).clone())
