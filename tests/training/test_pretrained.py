@@ -145,6 +145,23 @@ def test_the_example_of_the_model_card_runs(stage, tmp_path):
     assert names["rollout"].batch_size == (1, 2)
 
 
+def test_the_example_of_the_model_card_searches_as_the_scores_were_made(tmp_path):
+    search = {
+        "algorithm": "gumbel", "num_simulations": 3, "discount": 0.9, "max_num_considered_actions": 2,
+        "rescale_floor": 0.5, "root_logit_scale": 0.25, "dirichlet_alpha": 0.3, "temperature": {0: 1.0},
+        "backend": "auto", "cuda_graph": "auto", "max_bytes": None,
+    }  # fmt: skip
+    save(tmp_path / "model", ABOUT | {"stage": "finetune", "search": search})
+    card = (export_model(tmp_path / "model", tmp_path / "share") / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    agent = "GumbelMCTSPlanner(\n    InferenceModel(model), num_simulations=3, discount=0.9,"
+    assert agent in example
+    names = {}
+    example = example.replace("rollout(100", "rollout(2").replace('"share"', repr(str(tmp_path / "share")))
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["agent"].discount == 0.9
+
+
 def test_a_bare_model_and_an_export_can_be_exported(run, tmp_path):
     path, model = run
     bare = export_model(path / "model", tmp_path / "bare")

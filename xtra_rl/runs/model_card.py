@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,9 @@ TAGS = (
 )
 
 _CHOOSE = "# Choose one before you publish: https://huggingface.co/docs/hub/repositories-licenses\n"
+
+#: Settings of a machine, and the temperature, a schedule over training.
+_NOT_PASSED = ("backend", "max_bytes", "cuda_graph", "temperature")
 
 _LOAD = """\
 ```python
@@ -131,14 +136,31 @@ def _usage(description: ModelDescription, name: str) -> str:
         names = {"import_name": "InferenceModel, PriorPolicy", "search_import": ""}
         return _LOAD.format(name=name, task=task, agent="PriorPolicy(InferenceModel(model))", **names)
     planner = "MCTSPlanner" if search.get("algorithm", "gumbel") == "puct" else "GumbelMCTSPlanner"
-    arguments = {key: search[key] for key in ("num_simulations", "discount") if key in search}
-    text = ", ".join(f"{key}={value}" for key, value in (arguments or {"num_simulations": 16}).items())
+    arguments = f"InferenceModel(model), {_search_arguments(planner, search)}, seed=0"
+    if len(arguments) > 80:
+        indent = " " * 4
+        lines = textwrap.wrap(arguments, 100, initial_indent=indent, subsequent_indent=indent)
+        arguments = "\n".join(["", *lines, ""])
     return _LOAD.format(
         name=name,
         task=task,
         import_name="InferenceModel",
         search_import=f"from xtra_rl.search import {planner}\n",
-        agent=f"{planner}(InferenceModel(model), {text}, seed=0)",
+        agent=f"{planner}({arguments})",
+    )
+
+
+def _search_arguments(planner: str, settings: Mapping[str, Any]) -> str:
+    """The arguments of a planner that make it the one the scores are of."""
+    from xtra_rl import search
+
+    usual = inspect.signature(getattr(search, planner)).parameters
+    asked = {
+        "num_simulations": 16,
+        **{key: value for key, value in settings.items() if key not in _NOT_PASSED},
+    }
+    return ", ".join(
+        f"{name}={value!r}" for name, value in asked.items() if name in usual and value != usual[name].default
     )
 
 
