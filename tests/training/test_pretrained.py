@@ -154,7 +154,7 @@ def test_the_example_of_the_model_card_searches_as_the_scores_were_made(tmp_path
     save(tmp_path / "model", ABOUT | {"stage": "finetune", "search": search})
     card = (export_model(tmp_path / "model", tmp_path / "share") / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    agent = "GumbelMCTSPlanner(\n    InferenceModel(model), num_simulations=3, discount=0.9,"
+    agent = "GumbelMCTSPlanner(\n    InferenceModel(model),\n    num_simulations=3,\n    discount=0.9,\n"
     assert agent in example
     names = {}
     example = example.replace("rollout(100", "rollout(2").replace('"share"', repr(str(tmp_path / "share")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import statistics
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,11 +135,10 @@ def _usage(description: ModelDescription, name: str) -> str:
         names = {"import_name": "InferenceModel, PriorPolicy", "search_import": ""}
         return _LOAD.format(name=name, task=task, agent="PriorPolicy(InferenceModel(model))", **names)
     planner = "MCTSPlanner" if search.get("algorithm", "gumbel") == "puct" else "GumbelMCTSPlanner"
-    arguments = f"InferenceModel(model), {_search_arguments(planner, search)}, seed=0"
+    parts = ["InferenceModel(model)", *_search_arguments(planner, search), "seed=0"]
+    arguments = ", ".join(parts)
     if len(arguments) > 80:
-        indent = " " * 4
-        lines = textwrap.wrap(arguments, 100, initial_indent=indent, subsequent_indent=indent)
-        arguments = "\n".join(["", *lines, ""])
+        arguments = "".join(["\n", *(f"    {part},\n" for part in parts)])
     return _LOAD.format(
         name=name,
         task=task,
@@ -150,7 +148,7 @@ def _usage(description: ModelDescription, name: str) -> str:
     )
 
 
-def _search_arguments(planner: str, settings: Mapping[str, Any]) -> str:
+def _search_arguments(planner: str, settings: Mapping[str, Any]) -> list[str]:
     """The arguments of a planner that make it the one the scores are of."""
     from xtra_rl import search
 
@@ -159,9 +157,9 @@ def _search_arguments(planner: str, settings: Mapping[str, Any]) -> str:
         "num_simulations": 16,
         **{key: value for key, value in settings.items() if key not in _NOT_PASSED},
     }
-    return ", ".join(
+    return [
         f"{name}={value!r}" for name, value in asked.items() if name in usual and value != usual[name].default
-    )
+    ]
 
 
 def _scores(description: ModelDescription) -> str:
