@@ -42,23 +42,21 @@ SCALES = ("smoke", "quick", "laptop", "workstation", "paper", "auto")
 
 
 def launch(main: Callable[[], None]) -> None:
-    """Run a Hydra main: refuse misspelt keys and resolve ``scale=auto`` (the default) first, which no group can."""
+    """Run a Hydra main: refuse misspelt keys, and resolve ``scale=auto``, which is ``quick``, the default."""
     try:
         check_overrides(Path(sys.argv[0]).stem, sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
     given = [argument for argument in sys.argv[1:] if argument.startswith("scale=")]
     if given in ([], ["scale=auto"]):
-        scale = "workstation" if torch.cuda.is_available() else "quick"
+        scale = "quick"  # also with a GPU: what takes days should be asked for
         words = [word for word in sys.argv[1:] if word not in given]
         # Beside the other overrides, since argparse wants them in one piece.
         place = next((place for place, word in enumerate(words) if "=" in word), len(words))
         sys.argv = [sys.argv[0], *words[:place], f"scale={scale}", *words[place:]]
         if not {*HELP, "--cfg", "-c", "--hydra-help", "--info"} & set(sys.argv):
-            found = "a GPU" if scale == "workstation" else "no GPU"
-            print(
-                f"scale=auto: found {found}, so scale={scale} (others: {', '.join(SCALES[:-1])})", flush=True
-            )
+            larger = "scale=workstation or paper" if torch.cuda.is_available() else "scale=laptop"
+            print(f"scale=quick: minutes, to see it work; {larger} to learn more (--help)", flush=True)
     if HELP & set(sys.argv):
         print(inspect.cleandoc(sys.modules["__main__"].__doc__ or ""), end="\n\n")
     main()

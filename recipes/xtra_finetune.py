@@ -1,8 +1,8 @@
 """XTRA: learn a new game online, starting from a student of other games and training on those games beside it.
 
 arXiv 2210.10763, stage 2. Datasets, teachers and the student are used if given or found, and built at the same scale
-if missing, so this one command runs the whole method. Needs: minutes on two CPU cores at scale=quick (the default
-without a GPU); a GPU from scale=workstation on. Commands:
+if missing, so this one command runs the whole method. Needs: minutes on two CPU cores at scale=quick (the
+default); a GPU from scale=workstation on. Commands:
 
     python recipes/xtra_finetune.py
     python recipes/xtra_finetune.py target=assault task_set=shooter scale=laptop seed=1 logger=[csv,wandb]
