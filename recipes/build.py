@@ -278,7 +278,9 @@ def measure_baselines(cfg: DictConfig, suite: EvaluationSuite) -> None:
 def games(cfg: DictConfig, task: str, stage: str) -> EnvBase:
     """The games that are played while training."""
     seed = derive_seed(cfg.seed, "env", stage, task)
-    return make_env(task, cfg.num_envs, seed=seed, **common.env_kwargs(cfg))
+    env = make_env(task, cfg.num_envs, seed=seed, **common.env_kwargs(cfg))
+    checks.check_frames(cfg, env.observation_spec["pixels"].shape[1:], task)
+    return env
 
 
 def replay_of(cfg: DictConfig, task: str, stage: str) -> TrajectoryReplayBuffer:

@@ -60,10 +60,10 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
         ValueError: with the sentence of that component.
     """
     for key, least in _SMALLEST.items():
-        if (value := OmegaConf.select(cfg, key)) < least:
+        if _is_there(cfg, key) and (value := OmegaConf.select(cfg, key)) < least:
             raise ValueError(f"{key} is {value}; expected at least {least}")
     for key, options in {**_ONE_OF, "task_weighting": task_weighting_names()}.items():
-        if (value := OmegaConf.select(cfg, key)) not in options:
+        if _is_there(cfg, key) and (value := OmegaConf.select(cfg, key)) not in options:
             raise ValueError(f"{key} is {value!r}; expected {_or(options)}")
     for key, options in _SOME_OF.items():
         for value in OmegaConf.select(cfg, key):
@@ -91,6 +91,12 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
             f"collect.policy is {player!r}; expected efficientzero, curl, random or the path of a trained model"
         )
     resolve_backend(cfg.search.backend, device)
+
+
+def _is_there(cfg: DictConfig, key: str) -> bool:
+    """Whether this recipe has a section for the key; ``targets`` are games where a study is asked for."""
+    section, _, _ = key.rpartition(".")
+    return not section or OmegaConf.is_dict(OmegaConf.select(cfg, section))
 
 
 def _or(options: tuple[Any, ...]) -> str:

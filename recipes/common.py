@@ -23,7 +23,7 @@ from xtra_rl.envs import TASK_SETS, get_task, task_set
 from xtra_rl.models import COMPONENTS
 from xtra_rl.recipes.choices import check_choices
 from xtra_rl.recipes.kinds import check_kinds
-from xtra_rl.recipes.overrides import CONFIGS, check_overrides
+from xtra_rl.recipes.overrides import CONFIGS, check_overrides, groups_of
 from xtra_rl.recipes.plugins import load_plugins
 from xtra_rl.training.interrupt import Stopped, stop_signals
 from xtra_rl.training.learner import NonFiniteLoss
@@ -246,7 +246,8 @@ def cross_tasks_of(cfg: DictConfig) -> list[str]:
     if name not in TASK_SETS:
         raise ValueError(
             f"target {target!r} is of category {name!r}, of which no other games are known to learn from; pass"
-            f" task_set, one of {', '.join(TASK_SETS)}, or cross_tasks=[...]"
+            f" task_set, one of {', '.join(name for name in groups_of()['task_set'] if name != 'category')}, or"
+            " cross_tasks=[...]; or cross_task=false pretrained=false to learn it alone"
         )
     return list(task_set(name, without=target))[: cfg.num_cross_tasks]
 

@@ -22,16 +22,22 @@ def check_overrides(recipe: str, arguments: Sequence[str]) -> None:
     Raises:
         ValueError: naming the argument and the nearest key or option.
     """
-    keys, groups = keys_of(recipe), groups_of()
+    keys, groups, used = keys_of(recipe), groups_of(), _groups_of_recipe(recipe)
     for place, argument in enumerate(arguments):
         found = _OVERRIDE.match(argument)
         if found is None:
+            if argument.startswith("--") and argument[2:].partition("=")[0] in (*keys, *groups):
+                raise ValueError(
+                    f"{argument}: keys have no dashes; write {argument[2:].partition('=')[0]}=VALUE"
+                )
             after_flag = place > 0 and arguments[place - 1].startswith("-")
             if re.fullmatch(r"\w+", argument) and not after_flag:
                 raise ValueError(f"{argument} is no KEY=VALUE{_meant(_options_named(argument, groups))}")
             continue
         key, value = found.groups()
         if key in groups:
+            if used and key not in used:
+                raise ValueError(f"{argument}: {recipe} has no {key}; --help lists what it has")
             _check_option(key, value, groups[key])
             continue
         unknown = _unknown_part(key, keys)
@@ -61,6 +67,12 @@ def groups_of() -> dict[str, list[str]]:
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 
+def _groups_of_recipe(recipe: str) -> set[str]:
+    file = CONFIGS / f"{recipe}.yaml"
+    defaults = yaml.safe_load(file.read_text()).get("defaults", []) if file.is_file() else []
+    return {name for entry in defaults if isinstance(entry, dict) for name in entry}
+
+
 def _merge(base: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in other.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -74,6 +86,8 @@ def _check_option(group: str, value: str, options: list[str]) -> None:
             near = f"; did you mean {_near(option, options)[0]}?" if _near(option, options) else ""
             if group == "experiment" and (home := _experiment_with(option)):
                 near = f"; {option} is redrawn by experiment={home}"
+            if group == "experiment" and option == "figure10":
+                near = "; recipes/compare_offline.py is about figure10"
             raise ValueError(f"{group}={option}: {group} is one of {', '.join(options)}{near}")
 
 

@@ -37,6 +37,7 @@ from xtra_rl.studies import PlannedRun, Study, planning, write_study
 from xtra_rl.studies.jobs import RUN_LOG, Job, Outcome, run_jobs
 from xtra_rl.studies.status import path_of, planned_run, problem_of, score_rows, status_of
 from xtra_rl.training.progress import progress
+from xtra_rl.wording import first_of
 
 #: Keys that this recipe gives to every run itself; all others are handed on as they are.
 _OWN = ("experiment", "scale", "seeds", "targets", "systems", "run_dir", "artifacts", "device", "threads")
@@ -124,17 +125,24 @@ def study(cfg: DictConfig, given: Sequence[str] = ()) -> list[Outcome]:
     whole = whole_plan(folder, planned)
     runs = planning.shard_of(planning.distinct_runs(planned), cfg.shard)
     left = [run for run in runs if status_of(planned_run(folder, run)) != "finished"]
-    inputs = shared_inputs(cfg, planned, left)
-    every = {each.name: each for needed in inputs.values() for each in needed}
+    needed = shared_inputs(cfg, planned, runs)
+    inputs = {run.run_dir: needed[run.run_dir] for run in left}
+    every = {each.name: each for parts in inputs.values() for each in parts}
     there = {name: (each, each.is_there()) for name, each in every.items()}
     common.say(cost_table(cfg, folder, planned, runs, list(there.values())))
     if more := len(planning.distinct_runs(whole)) - len(planning.distinct_runs(planned)):
         common.say(f"planned before, and left as they are: {more} more runs")
+    missing = [each for each, is_there in there.values() if not is_there]
+    before = {each.name for run in runs if run.run_dir not in inputs for each in needed[run.run_dir]}
+    if anew := [each.name for each in missing if each.name in before]:
+        common.say(
+            f"finished runs had {first_of(anew, 3)}, which will be made anew: the same on the same kind of"
+            " processor alone, elsewhere runs of two students would stand side by side"
+        )
     if cfg.plan_only:
         return []
     write_study(folder, whole)
 
-    missing = [each for each, is_there in there.values() if not is_there]
     # Parts of a study begin with different inputs; one that another part is building is waited for.
     number, count = planning.parse_shard(cfg.shard)
     first = len(missing) * (number - 1) // count

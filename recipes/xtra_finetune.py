@@ -59,7 +59,7 @@ def initial_model(cfg: DictConfig, target: str, student: Path | None) -> WorldMo
     freeze_components(model, list(cfg.freeze))
     if student is not None:
         pretrained, metadata = build.load_model(cfg, student)
-        checks.check_background(cfg, metadata.get("env", {}), f"student {str(student)!r}")
+        checks.check_student(cfg, pretrained, metadata, student, model.num_actions)
         report = transfer_components(pretrained, model, list(cfg.transfer))
         common.say(f"transfer from {student} ({', '.join(metadata.get('tasks', ['?']))}):\n{report}")
     return model

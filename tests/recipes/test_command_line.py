@@ -75,6 +75,23 @@ def test_what_hydra_understands_passes(recipe, argument):
     check_overrides(recipe, [argument])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "argument", "answer"),
+    [
+        ("study", "inputs=shooters", "inputs=shooters: study has no inputs"),
+        ("xtra_finetune", "experiment=table1", "xtra_finetune has no experiment"),
+        ("study", "experiment=figure10", "recipes/compare_offline.py is about figure10"),
+        ("study", "experiment=figure5", "figure5 is redrawn by experiment=table1"),
+        ("xtra_finetune", "--target=phoenix", "--target=phoenix: keys have no dashes; write target=VALUE"),
+        ("xtra_finetune", "--scale", "write scale=VALUE"),
+        ("xtra_finetune", "inputs=null", "inputs=null: inputs is one of shooters"),
+    ],
+)
+def test_what_another_recipe_has_is_said_so(recipe, argument, answer):
+    with pytest.raises(ValueError, match=re.escape(answer)):
+        check_overrides(recipe, [argument])
+
+
 def test_a_value_of_a_flag_is_no_override():
     check_overrides("xtra_finetune", ["--cfg", "job", "seed=3"])
 

@@ -39,6 +39,23 @@ def test_a_plan_is_printed_and_changes_nothing(config, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_inputs_of_finished_runs_that_are_gone_are_named(config, tmp_path, monkeypatch, capsys):
+    def status(run):
+        status.calls += 1
+        return "finished" if status.calls == 1 else "missing"
+
+    status.calls = 0
+    monkeypatch.setattr(study_recipe, "status_of", status)
+    cfg = config("study", "experiment=table1", *SMOKE, "seeds=2", "targets=[assault]", "systems=[xtra]",
+                 f"run_dir={tmp_path}", f"artifacts={tmp_path / 'none'}", "plan_only=true")  # fmt: skip
+    study(cfg)
+    text = capsys.readouterr().out
+    assert re.search(r"finished runs had dataset-\w+-\w+; .* and \d more, which will be made anew", text)
+    status.calls = 1
+    study(cfg)
+    assert "finished runs had" not in capsys.readouterr().out
+
+
 def test_a_study_remembers_what_an_earlier_call_planned(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study_recipe, "run_all", lambda cfg, jobs: [])
 

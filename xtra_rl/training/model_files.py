@@ -158,9 +158,11 @@ def _read_description(path: Path) -> dict[str, Any]:
     recover_directory(path)
     for file in (path / "config.json", path / WEIGHTS):
         if not file.is_file():
+            inside = path / "model"
+            meant = f"; did you mean {str(inside)!r}?" if (inside / file.name).is_file() else ""
             raise ValueError(
                 f"model={str(path)!r} is not a model directory: {file.name} is missing; expected a folder "
-                f"with config.json and {WEIGHTS}, as save_model writes it"
+                f"with config.json and {WEIGHTS}, as save_model writes it{meant}"
             )
     description = read_json(path / "config.json")
     if not isinstance(description, dict) or description.get("format") != FORMAT:
