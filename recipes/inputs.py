@@ -146,6 +146,10 @@ class Inputs:
                 f"distill.targets is {self.cfg.distill.targets!r}; expected teacher or reanalyze"
             )
         given, tasks = self.cfg.student, common.cross_tasks_of(self.cfg)
+        if (
+            given and (Path(given) / "config.json").is_file()
+        ):  # It knows better than the config what it learnt.
+            tasks = read_model_notes(given).metadata.get("tasks") or tasks
         annotated = self.cfg.distill.targets == "teacher"
         datasets: Annotated = {}
         if not given:
