@@ -254,12 +254,17 @@ class Learner:
             device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
         )
 
-    def _backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """One backward pass of the weighted total; returns metrics, and no cosines."""
+    def _weigh(self, batch: TensorDict) -> Tensor:
+        """Write the coefficient of each sample's task into the batch; returns the tasks' weights ``[M]``."""
         weights = self.weights()
         batch["task_weight"] = sample_weights(
             batch["task_id"], weights, reduction=self.reduction, shard=self.shard
         )
+        return weights
+
+    def _backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """One backward pass of the weighted total; returns metrics, and no cosines."""
+        self._weigh(batch)
         with self._autocast():
             losses = self._forward(batch)
         total = sum(losses[key] for key in losses.keys() if key.startswith("loss_"))
@@ -270,10 +275,7 @@ class Learner:
 
     def _measured_backward(self, batch: TensorDict) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """One backward pass a task, whose weighted sum is the gradient; returns metrics, and cosines by task."""
-        weights = self.weights()
-        batch["task_weight"] = sample_weights(
-            batch["task_id"], weights, reduction=self.reduction, shard=self.shard
-        )
+        weights = self._weigh(batch)
         with self._autocast():
             losses, logs = self.loss.task_losses(batch, len(self.tasks))
         counts = torch.bincount(batch["task_id"], minlength=len(self.tasks))
