@@ -24,10 +24,10 @@ def test_runs_and_inputs_that_experiments_share_are_counted_once():
     jobs = jobs_of(["figure6a", "figure6b"], "smoke", 2, cases, 100.0)
     kinds = Counter(job.kind for job in jobs)
     # Five games, two seeds. At this scale a shooter has two cross tasks, the first others of assault, carnival and
-    # centipede; the mazes are the four that the experiment names.
+    # centipede; of the mazes there are as many.
     assert kinds["XTRA after shooters"] == kinds["XTRA after mazes"] == kinds["EfficientZero"] == 10
     assert kinds["XTRA, frozen representation"] == 10
-    assert kinds["datasets"] == kinds["teachers"] == 3 + 4
+    assert kinds["datasets"] == kinds["teachers"] == 3 + 2
     assert kinds["students"] == 3 + 1
     by_name = {job.task.name: job for job in jobs}
     run = by_name["table1-smoke/runs/efficientzero/assault-s1"]
