@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -58,17 +56,6 @@ def test_masked_targets_change_nothing_and_get_no_gradient(term):
 def test_a_batch_without_steps_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         make_loss()(random_batch(2, unroll_steps=0, observation_shape=(4, 16, 16), num_actions=A))
-
-
-def test_entropy_of_targets_is_of_the_roots_that_have_one():
-    loss, data = make_loss(), batch(8)
-    data["policy_target"] = torch.full((8, K + 1, A), 1 / A)
-    whole = loss(data)["target_entropy"].item()
-    data["policy_mask"][2:] = False
-    data["policy_target"][2:] = 0
-    assert loss(data)["target_entropy"].item() == pytest.approx(whole) == pytest.approx(math.log(A))
-    data["policy_mask"][:] = False
-    assert loss(data)["target_entropy"].item() == 0
 
 
 @pytest.mark.parametrize("term", ["policy", "value", "reward", "consistency"])

@@ -162,9 +162,6 @@ class MuZeroLoss(LossModule):
         weight = sample_weight(tensordict, [keys.priority_weight, keys.task_weight], samples["policy"])
         out = {f"loss_{name}": reduce(weight * samples[name], self.reduction) for name in self.coefs}
         out |= {name: samples[name].mean() for name in ("policy_entropy", "target_entropy", "value_error")}
-        # Roots without a target policy have no entropy to average.
-        there = tensordict[keys.policy_mask][:, 0]
-        out["target_entropy"] = (samples["target_entropy"] * there).sum() / there.sum().clamp(min=1)
         return TensorDict(out, batch_size=[])
 
     def per_sample(self, tensordict: TensorDictBase) -> TensorDict:
