@@ -17,6 +17,7 @@ from xtra_rl.training.logging import check_loggers
 from xtra_rl.training.session import parse_duration
 from xtra_rl.transfer import task_weighting_names
 from xtra_rl.transfer.components import check_component_names
+from xtra_rl.transfer.task_weights import ESTIMATORS
 
 #: Numbers that must be at least this.
 _SMALLEST = {
@@ -46,7 +47,7 @@ _ONE_OF: dict[str, tuple[Any, ...]] = {
     "targets.value_source": ("network", "search"),
     "teacher_targets.value_source": ("n_step", "teacher"),
     "task_loss_reduction": ("sum", "mean"),
-    "task_weight_schedule.estimator": ("fraction", "official", "soft", "constant"),
+    "task_weight_schedule.estimator": tuple(ESTIMATORS),
     "data_parallel.batch_norm": ("synchronised", "per_rank"),
 }
 
