@@ -76,7 +76,9 @@ def clone(
     source, watch = source_of(cfg, datasets), Stopwatch()
     # Optimiser, schedule and augmentation are those of all other stages; what is minimised is not.
     loss = BehaviourCloningLoss(model)
-    learner = build.learner(cfg, model, tasks, "behaviour cloning", stage, reduction="mean", loss=loss)
+    learner = build.learner(
+        cfg, model, tasks, "behaviour cloning", stage, updates=len(steps), reduction="mean", loss=loss
+    )
     learner.on_skip = lifecycle.report_skipped(run)
     save = partial(build.save, cfg=cfg, model=model, stage=f"behaviour cloning, {stage}", tasks=tasks)
     parts = {"learner": learner, "source": source, "suite": suite, "logger": logger}

@@ -25,6 +25,7 @@ from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.models import InferenceModel, PriorPolicy, RainbowNetwork, WorldModel, make_world_model
 from xtra_rl.objectives import LaggingTarget, MuZeroLoss
 from xtra_rl.recipes import checks, common, workers
+from xtra_rl.recipes.updates import updates_of
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner
 from xtra_rl.search.backends import resolve_backend
 from xtra_rl.targets import ReanalyzeTargets, RootMemory, TeacherTargets
@@ -174,18 +175,24 @@ def learner(
     model: WorldModel,
     tasks: list[str],
     *names: str,
+    updates: int,
     target: LaggingTarget | None = None,
     task_weights: TaskWeighting | None = None,
     reduction: str = "sum",
     loss: TaskLoss | None = None,
     shard: BatchShard | None = None,
 ) -> Learner:
-    """Loss (the world model's, if none is given), optimiser and schedules around a model; ``shard`` as its source."""
+    """Loss (the world model's, if none is given), optimiser and schedules around a model; ``shard`` as its source.
+
+    ``updates`` are those of the stage, over which the learning rate decays unless the config says how long.
+    """
     if cfg.compile:
         for module in model.components().values():
             module.compile(dynamic=False)
     optim = common.plain(cfg.optim)
     schedule = {key: optim.pop(key) for key in ("warmup_steps", "decay", "decay_steps", "decay_rate")}
+    if schedule["decay_steps"] is None:
+        schedule["decay_steps"] = max(updates - schedule["warmup_steps"], 1)
     max_grad_norm = optim.pop("max_grad_norm")
     return Learner(
         loss or MuZeroLoss(model, **common.plain(cfg.loss)),
@@ -319,6 +326,7 @@ def online(
         model,
         [task, *cross],
         stage,
+        updates=updates_of(cfg)["collect.env_steps" if stage == "collect" else "finetune.env_steps"],
         target=target,
         task_weights=task_weights,
         reduction=cfg.task_loss_reduction,

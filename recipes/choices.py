@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from xtra_rl.evaluation.evaluate import EXPLORATION
 from xtra_rl.evaluation.suite import BASELINES
 from xtra_rl.models import COMPONENTS
+from xtra_rl.recipes.updates import check_decay
 from xtra_rl.search.backends import resolve_backend
 from xtra_rl.training.dashboards import check_wandb
 from xtra_rl.training.logging import check_loggers
@@ -82,6 +83,7 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
             parse_duration(duration)
     if cfg.optim.lr <= 0:
         raise ValueError(f"optim.lr is {cfg.optim.lr}; expected a positive learning rate")
+    check_decay(cfg)
     if cfg.task_weighting != "cosine" and not cfg.task_weights:
         raise ValueError(
             f"task_weighting={cfg.task_weighting} has no effect with task_weights=false; leave one of them out"

@@ -22,6 +22,7 @@ from xtra_rl.files import config_sha256, read_json, write_json
 from xtra_rl.kernels.benchmark_machine import machine
 from xtra_rl.recipes import build, common, profile_training
 from xtra_rl.recipes.shared_inputs import SharedInput
+from xtra_rl.recipes.updates import updates_of
 from xtra_rl.studies import PlannedRun, Study
 from xtra_rl.studies.costs import Item, Rates, Work, cost_rows, read_rates
 from xtra_rl.studies.planning import merge_overrides
@@ -170,14 +171,10 @@ def work_of(recipe: str, cfg: DictConfig) -> Work | None:
         )
     if recipe != "xtra_finetune":
         return None
-    settings = cfg.finetune
-    updates = (
-        settings.replay_ratio * max(settings.env_steps - settings.warmup_steps, 0)
-        + settings.extra_train_steps
-    )
-    evaluations = math.ceil(settings.env_steps / cfg.eval.every) + 1
+    env_steps, updates = cfg.finetune.env_steps, updates_of(cfg)["finetune.env_steps"]
+    evaluations = math.ceil(env_steps / cfg.eval.every) + 1
     untrained = cfg.eval.episodes * ("untrained" in cfg.eval.baselines)
-    return Work(settings.env_steps, updates, 0, games * evaluations + untrained, cfg.eval.max_steps)
+    return Work(env_steps, updates, 0, games * evaluations + untrained, cfg.eval.max_steps)
 
 
 def cost_table(

@@ -44,9 +44,11 @@ def distill(cfg: DictConfig, datasets: Annotated, path: Path) -> None:
             for task, buffer in buffers.items()
         }
     source = build.batch_source(cfg, MultiTaskReplayBuffer(buffers, quotas), targets)
-    learner = build.learner(cfg, model, tasks, "student", target=target, reduction="mean", shard=source.shard)
-
     steps, label = cfg.distill.train_steps, f"distil {'+'.join(tasks)}"
+    learner = build.learner(
+        cfg, model, tasks, "student", updates=steps, target=target, reduction="mean", shard=source.shard
+    )
+
     with lifecycle.scratch(path) as folder:
         save = partial(build.save, cfg=cfg, model=model, stage="student", tasks=tasks)
         lifecycle.learn_offline(cfg, source, learner, folder, train_steps=steps, description=label, save=save)

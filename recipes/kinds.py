@@ -11,7 +11,7 @@ from xtra_rl.recipes.overrides import keys_of
 _NUMBERS = {"watchdog.max_loss", "workers.gpus", "curl.value_limit", "search.pb_c_base"}
 
 #: Numbers that may be null.
-_OR_NULL = {"targets.age_interval", "watchdog.max_loss"}
+_OR_NULL = {"targets.age_interval", "watchdog.max_loss", "optim.decay_steps"}
 
 #: What null stands for.
 _UNLESS_NULL: dict[str, Any] = {

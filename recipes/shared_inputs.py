@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from xtra_rl.files import config_sha256
 from xtra_rl.recipes import common
 from xtra_rl.recipes.inputs import SHARED_KEYS, Inputs
+from xtra_rl.recipes.updates import updates_of
 from xtra_rl.studies.costs import Work
 from xtra_rl.studies.planning import merge_overrides
 from xtra_rl.training.pipeline import ArtifactKind, MissingArtifact
@@ -79,9 +80,8 @@ class SharedInput:
         settings = cfg.collect
         if settings.policy != "efficientzero":
             return None
-        updates = settings.replay_ratio * max(settings.env_steps - settings.warmup_steps, 0)
         games = settings.episodes * settings.checkpoints
-        return Work(settings.env_steps, updates, 0, games, settings.max_steps)
+        return Work(settings.env_steps, updates_of(cfg)["collect.env_steps"], 0, games, settings.max_steps)
 
 
 def inputs_of(recipe: str, cfg: DictConfig, overrides: Sequence[str]) -> list[SharedInput]:

@@ -36,9 +36,9 @@ def train_teacher(cfg: DictConfig, task: str, dataset: Path, path: Path) -> None
     targets = build.offline_reanalyze_targets(cfg, target, task, replay.max_rows, cfg.batch_size, "teacher")
     buffers = MultiTaskReplayBuffer({task: replay}, {task: cfg.batch_size})
     source = build.batch_source(cfg, buffers, {task: targets})
-    learner = build.learner(cfg, model, [task], "teacher", target=target, shard=source.shard)
-
     steps = cfg.teacher.train_steps
+    learner = build.learner(cfg, model, [task], "teacher", updates=steps, target=target, shard=source.shard)
+
     with lifecycle.scratch(path) as folder:
         save = partial(build.save, cfg=cfg, model=model, stage="teacher", tasks=[task])
         lifecycle.learn_offline(

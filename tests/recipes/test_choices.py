@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from pipeline_runs import ROOT, end_of, fails
 
-from xtra_rl.recipes import common
+from xtra_rl.recipes import build, common
+from xtra_rl.recipes.choices import check_choices
 from xtra_rl.recipes.kinds import check_kinds
 from xtra_rl.recipes.task_weighting import task_weighting
 from xtra_rl.training.dashboards import check_wandb
@@ -77,9 +79,38 @@ def test_a_value_of_another_kind_ends_a_recipe_before_it_begins(config, override
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.env_steps=48000", "zero from update 6100 on, and finetune.env_steps means 11750 updates"),
+        ("collect.env_steps=60000", "zero from update 6100 on, and collect.env_steps means 14750 updates"),
+        ("teacher.train_steps=6101", "zero from update 6100 on, and teacher.train_steps means 6101 updates"),
+        ("distill.train_steps=20000", "optim.decay_steps=null decays over each stage's own"),
+        (["optim.decay=step", "optim.decay_steps=null"], "not for step"),
+    ],
+)
+def test_a_learning_rate_that_would_end_before_its_stage_is_refused(config, override, message):
+    overrides = [override] if isinstance(override, str) else override
+    test_slips_end_a_recipe_before_it_begins(config, ["scale=laptop", *overrides], message)
+
+
+def test_decay_over_each_stage_ends_with_it(config):
+    cfg = config("xtra_finetune", "scale=laptop", "finetune.env_steps=48000", "optim.decay_steps=null")
+    check_choices(cfg, ["csv"], torch.device("cpu"))
+    model = build.world_model(cfg, "alien")
+    for updates in (5_000, 11_750):
+        learner = build.learner(cfg, model, ["alien"], updates=updates)
+        assert learner.lr_factor(updates) == 0
+        assert learner.lr_factor(100 + (updates - 100) // 2) == pytest.approx(0.5, abs=1e-3)
+    check_choices(
+        config("xtra_finetune", "scale=laptop", "teacher.train_steps=6100"), ["csv"], torch.device("cpu")
+    )
+
+
+@pytest.mark.parametrize(
     "override",
     ["optim.lr=1", "watchdog.max_loss=0.5", "targets.age_interval=null", "threads=2", "logger=wandb",
-     "workers.gpus=0.25", "early_stop.score=300", "cross_tasks=[carnival]", "search.max_bytes=1000", "student=null"],
+     "optim.decay_steps=null", "workers.gpus=0.25", "early_stop.score=300", "cross_tasks=[carnival]",
+     "search.max_bytes=1000", "student=null"],
 )  # fmt: skip
 def test_what_a_setting_may_be(config, override):
     check_kinds("xtra_finetune", common.plain(config("xtra_finetune", "scale=smoke", override)))

@@ -38,7 +38,7 @@ def test_model_planner_and_learner_of_every_scale_build(config, scale):
     cfg = config("xtra_finetune", f"scale={scale}", "device=cpu")
     model = build.world_model(cfg, "alien")
     planner = build.planner(cfg, model)
-    learner = build.learner(cfg, model, ["alien"])
+    learner = build.learner(cfg, model, ["alien"], updates=1)
     channels = cfg.env.frame_stack * (1 if cfg.env.grayscale else 3)
     side = cfg.env.image_size
     with torch.no_grad():

@@ -24,7 +24,7 @@ def test_windows_take_less_than_a_twentieth_of_a_step_at_laptop_scale(config, tm
         MultiTaskReplayBuffer(buffers, even_quotas(tasks, cfg.batch_size)),
         dict.fromkeys(tasks, build.teacher_targets(cfg, model)),
     )
-    learner = build.learner(cfg, model, list(tasks), "test", reduction="mean")
+    learner = build.learner(cfg, model, list(tasks), "test", updates=1, reduction="mean")
     for steps in (30, 90):
         watch = Stopwatch()
         for _ in train_offline(source, learner, train_steps=steps, watch=watch):

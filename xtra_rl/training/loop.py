@@ -35,6 +35,24 @@ class Iteration:
     returns: list[float] = field(default_factory=list)
 
 
+def online_updates(
+    *, env_steps: int, warmup_steps: int, replay_ratio: float = 1.0, extra_train_steps: int = 0
+) -> int:
+    """Optimiser steps that :func:`train_online` makes, counted from the start: adding up 0.3 loses one now and then.
+
+    Args:
+        env_steps: agent steps in all environments together.
+        warmup_steps: agent steps before the first update.
+        replay_ratio: optimiser steps per agent step after that.
+        extra_train_steps: optimiser steps after the last agent step.
+
+    Example:
+        >>> online_updates(env_steps=24_000, warmup_steps=1_000, replay_ratio=0.25)
+        5750
+    """
+    return math.floor(replay_ratio * max(env_steps - warmup_steps, 0) + 1e-6) + extra_train_steps
+
+
 def update(source: BatchSource, learner: Learner, watch: Stopwatch) -> dict[str, Tensor | float]:
     """Draw a batch, train on it, hand its priorities back."""
     windows = watch.time("wait" if source.prefetches else "sample", source.draw)
@@ -87,8 +105,7 @@ def train_online(
     watch = watch or Stopwatch()
 
     def due() -> int:
-        # Counted from the start, since adding up 0.3 again and again loses an update now and then.
-        return math.floor(replay_ratio * max(actor.env_steps - warmup_steps, 0) + 1e-6)
+        return online_updates(env_steps=actor.env_steps, warmup_steps=warmup_steps, replay_ratio=replay_ratio)
 
     while actor.env_steps < env_steps:
         updates = due()

@@ -57,7 +57,7 @@ def warmup_factor(
     Args:
         step: training step, from 0.
         warmup_steps: training steps of the warm-up.
-        decay: ``"step"``; ``"cosine"``, to 0 at ``decay_steps`` after the warm-up; or ``"none"``.
+        decay: ``"step"``; ``"cosine"``, to 0 at ``decay_steps`` after the warm-up and 0 from there on; or ``"none"``.
         decay_steps: training steps between decays, or of the whole cosine.
         decay_rate: factor of the step decay.
     """
