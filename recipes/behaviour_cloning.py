@@ -104,6 +104,7 @@ def clone(
                         scores = suite.play(step, record_frames=video)
                         tracking.log_scores(run, suite, logger, scores, 0, step)
                     session.marks["evaluated"] += 1
+                    bar.unpause()
                     continue
                 now = next(loop, None)
                 if now is None:

@@ -124,11 +124,11 @@ def finetune(
             if marks["evaluate"] <= actor.env_steps < settings["env_steps"]:
                 evaluate(position, parts.run.models / f"step-{actor.env_steps}")
                 marks["evaluate"] += cfg.eval.every
+                bar.unpause()
                 continue
             actor.planner.set_train_step(learner.steps)
             source.set_beta(common.beta(cfg, actor.env_steps, settings["env_steps"]))
-            now = next(loop, None)
-            if now is None:
+            if (now := next(loop, None)) is None:
                 break
             bar.update(now.position - position)
             position = now.position

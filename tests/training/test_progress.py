@@ -58,6 +58,42 @@ def test_jobs_that_take_minutes_are_averaged_over_the_last_ones(clock):
     assert file.getvalue().splitlines()[-1] == "study: 10/20 job (50%), 300 s/job, 50:00 left"
 
 
+def test_time_of_other_work_is_no_slow_step_but_is_expected_to_come_again(clock):
+    """As evaluations do: one before the first step, one every 100 steps."""
+    file = io.StringIO()
+    bar = progress(1000, description="finetune", unit="step", file=file)
+    clock[0] += 500
+    bar.unpause()
+    for hundred in range(2):
+        for _ in range(100):
+            clock[0] += 0.25
+            bar.update()
+        if hundred == 0:
+            clock[0] += 60
+            bar.unpause()
+    # 4 steps/s throughout; once an evaluation has come in 100 steps, 60 s more for each 100 that are left.
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "finetune: 40/1000 step (4%), 4 step/s, 4:00 left"
+    assert lines[-1] == "finetune: 200/1000 step (20%), 4 step/s, 7:20 left"
+    assert all(", 4 step/s, " in line for line in lines)
+    bar.close()
+    assert file.getvalue().splitlines()[-1] == "finetune: 200/1000 step (20%), 4 step/s, took 10:10"
+
+
+def test_a_bar_in_a_terminal_does_not_count_other_work_either():
+    now = [0.0]
+    bar = progress(1000, description="finetune", unit="step", file=Terminal())
+    bar._display._time = lambda: now[0]
+    bar._display.start_t = bar._display.last_print_t = 0.0
+    for seconds in (*[0.25] * 20, 600, *[0.25] * 20):
+        now[0] += seconds
+        if seconds == 600:
+            bar.unpause()
+        else:
+            bar.update()
+    assert bar._display.format_dict["elapsed"] == pytest.approx(10)
+
+
 def test_an_iterable_is_passed_through_and_closed(clock):
     file = io.StringIO()
     bar = progress(range(3), description="read", unit="file", file=file)

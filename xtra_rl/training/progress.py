@@ -18,6 +18,7 @@ class _Display(Protocol):
     n: int
 
     def update(self, n: int) -> Any: ...
+    def unpause(self) -> Any: ...
     def set_postfix(self, **values: Any) -> Any: ...
     def close(self) -> None: ...
 
@@ -43,6 +44,10 @@ class Progress(Generic[T]):
     def update(self, n: int = 1) -> None:
         """Advance by ``n`` units."""
         self._display.update(n)
+
+    def unpause(self) -> None:
+        """Go on after other work, such as an evaluation, whose time does not belong to the units."""
+        self._display.unpause()
 
     def set_postfix(self, **values: Any) -> None:
         """Show these values behind the rate until the next call."""
@@ -166,6 +171,9 @@ class _Silent:
     def update(self, n: int) -> None:
         self.n += n
 
+    def unpause(self) -> None:
+        pass
+
     def set_postfix(self, **values: Any) -> None:
         pass
 
@@ -177,7 +185,8 @@ class _Lines:
     """Plain lines for logs, with the rate of the recent past (a loop changes speed when learning starts).
 
     The recent past is the time since the last line, or longer, so that it holds some units: of jobs that take minutes
-    two can end in one breath.
+    two can end in one breath. Other work in between is left out of the rate; it is expected to come again, as often as
+    it came since the first unit.
     """
 
     _FEWEST = 8
@@ -197,19 +206,27 @@ class _Lines:
         self._description, self._unit = description, unit
         self._file, self._interval = file, interval
         self._postfix = ""
-        self._start = time.monotonic()
+        self._start = self._last = time.monotonic()
         self._marks = deque([(self._start, initial)])
+        self._pauses = self._pauses_within = 0.0  # seconds: all, and those since the first unit
         self._closed = False
 
     def update(self, n: int) -> None:
         self.n += n
-        now = time.monotonic()
+        self._last = now = time.monotonic()
         if now - self._marks[-1][0] >= self._interval:
             while len(self._marks) > 1 and self.n - self._marks[1][1] >= self._FEWEST:
                 self._marks.popleft()
             since, before = self._marks[0]
             self._write((self.n - before) / (now - since))
             self._marks.append((now, self.n))
+
+    def unpause(self) -> None:
+        now = time.monotonic()
+        pause, self._last = now - self._last, now
+        self._marks = deque((since + pause, before) for since, before in self._marks)
+        self._pauses += pause
+        self._pauses_within += pause if self.n > self._initial else 0
 
     def set_postfix(self, **values: Any) -> None:
         self._postfix = "".join(
@@ -221,14 +238,16 @@ class _Lines:
         if not self._closed:
             self._closed = True
             elapsed = time.monotonic() - self._start
-            self._write((self.n - self._initial) / max(elapsed, 1e-9), f", took {_duration(elapsed)}")
+            rate = (self.n - self._initial) / max(elapsed - self._pauses, 1e-9)
+            self._write(rate, f", took {_duration(elapsed)}")
 
     def _write(self, rate: float, ending: str = "") -> None:
         count = f"{self.n}" if self._total is None else f"{self.n}/{self._total}"
         share = f" ({self.n / self._total:.0%})" if self._total else ""
         left = ""
         if self._total and not ending and rate > 0:
-            left = f", {_duration(max(self._total - self.n, 0) / rate)} left"
+            seconds = 1 / rate + self._pauses_within / (self.n - self._initial)
+            left = f", {_duration(max(self._total - self.n, 0) * seconds)} left"
         if 0 < rate < 0.1:
             speed = f"{1 / rate:.3g} s/{self._unit}"
         else:
