@@ -154,6 +154,11 @@ def test_it_follows_the_weights():
     assert_same(engine, 1, engine._cpu)
 
 
+class OwnScale(nn.Module):
+    def forward(self, observation):
+        return observation / 255
+
+
 class OwnBlock(nn.Module):
     def forward(self, latent):
         return torch.relu(latent - 0.1)
@@ -182,7 +187,9 @@ def test_parts_that_it_does_not_know_are_left_to_pytorch(change):
 
 def test_any_representation_will_do():
     model = disturbed()
-    model.representation = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Sigmoid())
+    model.representation = nn.Sequential(
+        OwnScale(), nn.AvgPool2d(8), nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Sigmoid()
+    )
     engine = InferenceModel(model)
     engine._parts["representation"].register_buffer("count", torch.zeros(1, dtype=torch.int64))
     assert_same(engine, 1, engine._cpu)

@@ -218,6 +218,32 @@ def test_a_part_of_an_unknown_type_runs_as_it_is_and_follows(caplog, monkeypatch
     assert_agree(engine, model)
 
 
+class OwnRepresentation(nn.Module):
+    """Scales frames as if they were bytes, whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(4, 8, 8, stride=8)
+
+    def forward(self, observation):
+        return torch.tanh(self.layer(observation.float() / 255))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_representation_of_ones_own_gets_frames_as_the_world_model_gives_them(dtype):
+    model = disturbed(value_prefix=False)
+    model.representation = OwnRepresentation()
+    observation = frames(model, 3)
+    found = InferenceModel(model, dtype=dtype).initial_inference(observation)
+    expected = model.initial_inference(observation)
+    bound = 1e-5 if dtype is torch.float32 else 0.02
+    assert found.embedding["latent"].dtype is dtype
+    assert (found.embedding["latent"] - expected.embedding["latent"]).abs().max() < bound
+    assert expected.embedding["latent"].std() > 0.05
+    if dtype is torch.float32:
+        assert_agree(InferenceModel(model), model)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{}, {"value_prefix": False}], ids=["value prefix", "plain rewards"])
 @pytest.mark.parametrize("batch", [1, 9])

@@ -14,7 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
-from xtra_rl.models.representation import as_floats
+from xtra_rl.models.representation import Representation, as_floats
+from xtra_rl.models.vector import VectorRepresentation
 from xtra_rl.models.world_model import DynamicsModel, WorldModel
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
@@ -27,7 +28,8 @@ class InferenceModel(nn.Module):
     model in eval mode to 1e-4.
 
     Args:
-        world_model: the model to copy. Parts of types that the library does not know run as they are.
+        world_model: the model to copy. Parts of types that the library does not know run as they are, a representation
+            on observations as they come: uint8 is for it to scale.
         dtype: ``torch.bfloat16`` computes in half precision and decodes in float32. Decoded scalars then move by some
             percent, so compare searches before targets are made with it.
         compile: pass the recurrent inference through ``torch.compile``, which needs a C++ compiler on the CPU and
@@ -74,6 +76,7 @@ class InferenceModel(nn.Module):
         has_state = self.value_prefix_horizon is not None
         self.reset_entries = ("hidden", "cell") if external_reset and has_state else ()
         self._keeps_depth = has_state and not external_reset
+        self._scales_frames = type(world_model.representation) in (Representation, VectorRepresentation)
         self._dtype = dtype
         self._compile = compile
         self._follow = follow
@@ -163,7 +166,7 @@ class InferenceModel(nn.Module):
         blind = parent_process() is not None
         if self._follow and (blind or self._seen != self._fingerprint()):
             self.refresh()
-        latent = self._parts["representation"](as_floats(observation).to(self._dtype))
+        latent = self._represent(observation)
         latent = latent.contiguous(memory_format=torch.channels_last)
         policy_logits, value_logits = self._parts["prediction"](latent)
         state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]
@@ -172,6 +175,13 @@ class InferenceModel(nn.Module):
             depth = torch.zeros(len(latent), dtype=torch.int32, device=latent.device)
         value = self._support.decode(value_logits)
         return InitialOutput(policy_logits.float(), value, _embedding(latent, state, depth))
+
+    def _represent(self, observation: Tensor) -> Tensor:
+        part = self._parts["representation"]
+        if self._scales_frames:
+            return part(as_floats(observation).to(self._dtype))
+        with torch.autocast(observation.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return part(observation).to(self._dtype)
 
     def recurrent_inference(
         self, action: Tensor, embedding: TensorDictBase
