@@ -276,6 +276,7 @@ def search_step(
     PA: tl.constexpr,
     G: tl.constexpr,  # trees of a program
     HORIZON: tl.constexpr,  # of the value prefix; 0 = plain rewards
+    MASK_BELOW_ROOT: tl.constexpr,  # illegal at the root is illegal everywhere
     UPDATE: tl.constexpr,  # add node `leaf`; without, the trees have only their roots
     SELECT: tl.constexpr,
     TIES: tl.constexpr,  # break ties by tie_seeds
@@ -381,7 +382,9 @@ def search_step(
                     value_sum = tl.load(node_value_sums + nodes + node, mask=walks, other=0)
                     floor = tl.load(constants + RANGE_FLOOR)
                     scores += puct_sibling_values(q, visits, divide(value_sum, count), floor)
-            allowed = mask & ((illegal == 0) | (node > 0)[:, None])
+            allowed = mask & (illegal == 0)
+            if not MASK_BELOW_ROOT:
+                allowed = mask & ((illegal == 0) | (node > 0)[:, None])
             scores = tl.where(allowed, scores, float("-inf"))
             action = best_action(scores, seed, node, num_nodes, lane, A, TIES)
             chosen = tl.where(walks, action, chosen)

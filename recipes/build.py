@@ -95,6 +95,7 @@ def planner(cfg: DictConfig, model: WorldModel, *names: str) -> MCTSPlanner | Gu
         "discount": search.discount,
         "max_bytes": search.max_bytes,
         "backend": search.backend,
+        "mask_below_root": search.mask_below_root,
         "cuda_graph": uses_cuda_graph(cfg),
         "generator": generator,
     }

@@ -64,6 +64,7 @@ def compile_step(
     trees: int = 1,
     horizon: int = 5,
     ties: bool = True,
+    masked: bool = True,
 ) -> CompiledKernel:
     """Compile :func:`search_step` for a target such as "cuda:90" or "hip:gfx942"."""
     constants = {
@@ -73,6 +74,7 @@ def compile_step(
         "PA": triton.next_power_of_2(actions),
         "G": trees,
         "HORIZON": horizon,
+        "MASK_BELOW_ROOT": masked,
         "UPDATE": update,
         "SELECT": int(select),
         "TIES": ties,

@@ -17,6 +17,7 @@ SOURCE = Path(search_kernels.__file__).read_text()
 
 #: Small branching and horizon make trees deep enough for a wrong reset to matter.
 DEEP = {"batch": 4, "actions": 3, "simulations": 14, "horizon": 2, "masked": True}
+MASKED = {"batch": 16, "actions": 3, "simulations": 14, "masked": True, "below": True, "seed": 1}
 TIED = {"batch": 4, "actions": 4, "simulations": 8, "random_ties": True, "seed": 3}
 #: Many visits of few actions, and values that are no small fractions.
 MANY = {"batch": 16, "actions": 2, "simulations": 30, "rough": True, "random_ties": True}
@@ -117,6 +118,11 @@ MUTATIONS = {
         "tl.store(children_visits + own_edges, tl.zeros_like(logits), mask=within)",
         "pass",
         ("gumbel", DEEP),
+    ),
+    "what is illegal at the root is searched below it": (
+        "if not MASK_BELOW_ROOT:",
+        "if True:",
+        ("puct_tree", MASKED),
     ),
     "a latent is read from another tree": (
         "tl.store(row + tree, (node * batch_size + tree).to(tl.int64), mask=live)",

@@ -30,6 +30,7 @@ ODD_SIZES = [
     Problem("gumbel", batch=257, actions=2, simulations=5),
     Problem("gumbel", batch=3, actions=18, simulations=20, masked=True),
     Problem("gumbel", batch=3, actions=3, simulations=14, horizon=2),
+    *(Problem(rule, batch=16, actions=3, simulations=14, masked=True, below=True, seed=1) for rule in RULES),
 ]
 TIED = [Problem(rule, 3, 5, 14, random_ties=True, seed=3, masked=True) for rule in RULES]
 # Small ones always, all of them where there is a GPU or time.

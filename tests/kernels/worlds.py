@@ -32,6 +32,8 @@ class Problem(NamedTuple):
     seed: int = 0
     rough: bool = False
     """Values and rewards that are no multiples of 1/8, so that sums are rounded."""
+    below: bool = False
+    """What is masked at the root is masked below it, too."""
 
     def world(self, dtype: torch.dtype = torch.float32) -> tuple[TableWorld, torch.Tensor, torch.Tensor]:
         """The world, the states of the roots and their illegal actions."""
@@ -59,6 +61,7 @@ class Problem(NamedTuple):
             num_simulations=self.simulations,
             discount=0.5,
             invalid_actions=invalid.to(device),
+            mask_below_root=self.below,
             value_prefix_horizon=self.horizon,
             generator=generator,
             backend=backend,

@@ -14,11 +14,13 @@ from table_world import TableWorld
 class Node:
     """A node remembers the returns seen from it; everything else is derived."""
 
-    def __init__(self, world: TableWorld, state: int, reward: float = 0.0):
+    def __init__(self, world: TableWorld, state: int, reward: float = 0.0, illegal: list[bool] | None = None):
         self.state = state
         self.reward = reward
         self.raw_value = world.value[state].item()
         self.logits = world.prior_logits[state].tolist()
+        if illegal is not None:
+            self.logits = [-math.inf if bad else x for x, bad in zip(self.logits, illegal, strict=True)]
         self.prior = softmax(self.logits)
         self.returns = [self.raw_value]
         self.children: dict[int, Node] = {}
@@ -56,8 +58,8 @@ def best(scores: list[float]) -> int:
     return scores.index(max(scores))
 
 
-def simulate(world: TableWorld, root: Node, choose, discount: float) -> None:
-    """One simulation; ``choose(path)`` picks an action in the last node of ``path``."""
+def simulate(world: TableWorld, root: Node, choose, discount: float, illegal: list[bool] | None) -> None:
+    """One simulation; ``choose(path)`` picks an action in the last node of ``path``; ``illegal`` below the root."""
     path = [root]
     while True:
         action = choose(path)
@@ -66,7 +68,7 @@ def simulate(world: TableWorld, root: Node, choose, discount: float) -> None:
             break
         path.append(node.children[action])
     reward = world.reward[node.state, action].item()
-    leaf = Node(world, int(world.next_state[node.state, action]), reward)
+    leaf = Node(world, int(world.next_state[node.state, action]), reward, illegal)
     node.children[action] = leaf
     value = leaf.raw_value
     for child, parent in zip([leaf, *reversed(path[1:])], reversed(path), strict=True):
@@ -88,6 +90,7 @@ def puct(
     normalization: str = "tree",
     value_delta_max: float = 0.01,
     pick=best,
+    mask_below_root: bool = False,
 ) -> Node:
     """pUCT search from one state; ``pick(scores)`` chooses the action of a node."""
     root = Node(world, state)
@@ -124,11 +127,12 @@ def puct(
             score = prior * rate / (1 + node.child_visits(action))
             if root.children:
                 score += normalized(path, action, bounds)
-            scores.append(-math.inf if node is root and invalid[action] else score)
+            masked = node is root or mask_below_root
+            scores.append(-math.inf if masked and invalid[action] else score)
         return pick(scores)
 
     for _ in range(num_simulations):
-        simulate(world, root, choose, discount)
+        simulate(world, root, choose, discount, invalid if mask_below_root else None)
     return root
 
 
@@ -145,6 +149,7 @@ def gumbel(
     maxvisit_init: float = 50.0,
     floor: float = 1e-8,
     pick=best,
+    mask_below_root: bool = False,
 ) -> tuple[Node, list[float], int]:
     """Gumbel search from one state: the root, the improved policy and the chosen action; ``pick`` as above."""
     root = Node(world, state)
@@ -173,11 +178,12 @@ def gumbel(
         if node is root:
             return pick(root_scores(schedule[root.visits - 1]))
         improved = softmax([x + s for x, s in zip(node.logits, sigma(node), strict=True)])
-        return pick([improved[a] - node.child_visits(a) / node.visits for a in actions])
+        scores = [improved[a] - node.child_visits(a) / node.visits for a in actions]
+        return pick([-math.inf if mask_below_root and invalid[a] else scores[a] for a in actions])
 
     schedule = halving_schedule(min(max_considered, invalid.count(False)), num_simulations)
     for _ in range(num_simulations):
-        simulate(world, root, choose, discount)
+        simulate(world, root, choose, discount, invalid if mask_below_root else None)
     policy = softmax([x + s for x, s in zip(root.logits, sigma(root), strict=True)])
     return root, policy, best(root_scores(max(root.child_visits(a) for a in actions)))
 

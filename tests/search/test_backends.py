@@ -49,6 +49,7 @@ def random_search(seed):
         if rng.random() < 0.5:
             options["root_noise"] = dirichlet_noise(~invalid, 0.3, generator)
     ties = int(seed) if rng.random() < 0.5 else None
+    options["mask_below_root"] = rng.random() < 0.5
     return (gumbel_search if kind == "gumbel" else puct_search), roots, options, ties
 
 
@@ -74,7 +75,7 @@ def test_numba_visits_what_the_reference_visits(block):
 def test_the_searches_of_this_file_are_not_all_alike():
     drawn = [random_search(seed) for seed in range(100)]
     assert {search for search, *_ in drawn} == {puct_search, gumbel_search}
-    for key in ("num_simulations", "invalid_actions", "value_prefix_horizon"):
+    for key in ("num_simulations", "invalid_actions", "value_prefix_horizon", "mask_below_root"):
         assert len({str(options[key]) for _, _, options, _ in drawn}) > 1
 
 

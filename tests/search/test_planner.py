@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from table_env import LEGAL, NUM_ACTIONS, NUM_STATES, TableEnv, TableModel
+from table_world import TableWorld
 from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
@@ -76,8 +77,9 @@ def test_a_tensordict_without_batch_dimension_is_planned_too(planner_class):
         assert torch.equal(grid[key].flatten(0, 1), batch[key])
 
 
-def test_deterministic_mode_takes_the_searched_action_without_noise(planner_class):
-    planner = planner_class(TableModel(), num_simulations=12)
+@pytest.mark.parametrize("options", [{}, {"mask_below_root": False}])
+def test_deterministic_mode_takes_the_searched_action_without_noise(planner_class, options):
+    planner = planner_class(TableModel(), num_simulations=12, **options)
     before = planner.rng_state()
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         first, second = planner(tensordict()), planner(tensordict())
@@ -86,7 +88,8 @@ def test_deterministic_mode_takes_the_searched_action_without_noise(planner_clas
     state = torch.arange(NUM_STATES)
     roots = planner.world_model.world.roots(state)
     search = puct_search if planner_class is MCTSPlanner else gumbel_search
-    expected = search(*roots, num_simulations=12, invalid_actions=~LEGAL.expand(NUM_STATES, -1))
+    rule = {"mask_below_root": True} | options
+    expected = search(*roots, num_simulations=12, invalid_actions=~LEGAL.expand(NUM_STATES, -1), **rule)
     assert torch.equal(first["action"], expected.action)
     assert torch.equal(first["search", "visit_counts"], expected.visit_counts)
     if planner_class is MCTSPlanner:
@@ -221,7 +224,23 @@ def test_noise_only_reaches_the_root_prior_of_legal_actions():
     prior = planner.search(observations(), mask, noise=True).tree.children_prior
     assert not prior[:, 0, ~LEGAL].any()
     torch.testing.assert_close(prior[:, 0].sum(-1), torch.ones(NUM_STATES))
-    assert (prior[:, 1:].amin(-1) > 0).all()
+    assert (prior[:, 1:][..., LEGAL] > 0).all()
+    assert not prior[:, 1:][..., ~LEGAL].any()
+
+
+def test_what_a_game_lacks_is_nowhere_in_the_tree(planner_class):
+    """Two actions of three are legal; in the state behind the second one only the third, illegal one pays."""
+    logits, value = torch.zeros(3, 3), torch.zeros(3)
+    reward = torch.tensor([[0.25, 0.0, 0.0], [0.0, 0.0, 4.0], [0.0, 0.0, 0.0]])
+    world = TableWorld(logits, value, reward, torch.tensor([[2, 1, 2], [2, 2, 2], [2, 2, 2]]))
+    model, mask = TableModel(), torch.tensor([[True, True, False]])
+    model.world, model.num_actions = world, 3
+    for below, best in ((True, 0), (False, 1)):
+        planner = planner_class(model, num_simulations=200, discount=1.0, mask_below_root=below)
+        result = planner.search(observations(torch.tensor([0])), mask, noise=False)
+        assert result.action.item() == best
+        searched = result.tree.action_from_parent[0, 1:]
+        assert bool((searched == 2).any()) != below
 
 
 @pytest.mark.parametrize("max_roots", [1, 7, 100])

@@ -55,6 +55,7 @@ def test_puct_visits_what_the_oracle_visits(normalization, block):
         noise = dirichlet_noise(~invalid, 0.3, generator).double() if seed % 2 else None
         options = {"pb_c_init": (1.25, 0.4)[seed % 2], "pb_c_base": (19652.0, 20.0)[seed // 2 % 2]}
         common = {"num_simulations": num_simulations, "discount": discount, **options}
+        common["mask_below_root"] = seed // 16 % 2 == 1
         delta = (0.01, 1.0)[seed // 8 % 2]
         result = puct_search(
             *world.roots(states),
@@ -109,6 +110,7 @@ def test_gumbel_visits_what_the_oracle_visits(block):
         considered = (1, 2, 4, 16)[seed // 2 % 4]
         floor = (1e-8, 0.5)[seed % 2]
         horizon = (None, 2)[seed // 4 % 2]
+        masked = seed // 16 % 2 == 1
         roots = world.roots(states) if horizon is None else world.prefix_roots(states, horizon)
         result = gumbel_search(
             *roots,
@@ -118,6 +120,7 @@ def test_gumbel_visits_what_the_oracle_visits(block):
             gumbel=noise,
             max_num_considered_actions=considered,
             rescale_floor=floor,
+            mask_below_root=masked,
             value_prefix_horizon=horizon,
         )
         expected = [
@@ -130,6 +133,7 @@ def test_gumbel_visits_what_the_oracle_visits(block):
                 gumbel=noise[row].tolist(),
                 max_considered=considered,
                 floor=floor,
+                mask_below_root=masked,
             )
             for row, state in enumerate(states)
         ]

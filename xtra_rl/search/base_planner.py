@@ -49,6 +49,8 @@ class SearchPlanner(TensorDictModuleBase):
             fewer roots at once, but at least one; None = no bound.
         backend: of the tree operations: "reference", "numba", "triton", or "auto", the fastest of the device; see
             :func:`~xtra_rl.search.puct_search`.
+        mask_below_root: an illegal action is illegal in the whole tree, as one is that the game lacks and the policy
+            head has; False for games whose legal actions change from state to state.
         cuda_graph: capture whole searches in CUDA graphs, for the backend "triton": see
             :class:`~xtra_rl.search.SearchGraphs` for what that asks of the model. Roots are added up to
             a power of two or a multiple of 256, so that few graphs serve all batches.
@@ -69,6 +71,7 @@ class SearchPlanner(TensorDictModuleBase):
         max_roots: int | None,
         max_bytes: int | None,
         backend: BackendName,
+        mask_below_root: bool,
         cuda_graph: bool,
         seed: int,
         generator: torch.Generator | None,
@@ -98,6 +101,7 @@ class SearchPlanner(TensorDictModuleBase):
         self.max_roots = max_roots
         self.max_bytes = max_bytes
         self.backend = backend
+        self.mask_below_root = mask_below_root
         self._graphs = SearchGraphs() if cuda_graph else None
         self._memory = PoolMemory()
         self.generator = torch.Generator().manual_seed(seed) if generator is None else generator
@@ -216,6 +220,7 @@ class SearchPlanner(TensorDictModuleBase):
                     num_simulations=self.num_simulations,
                     discount=self.discount,
                     invalid_actions=~action_mask[rows],
+                    mask_below_root=self.mask_below_root,
                     value_prefix_horizon=self.world_model.value_prefix_horizon,
                     reset_entries=getattr(self.world_model, "reset_entries", ()),
                     backend=self.backend,

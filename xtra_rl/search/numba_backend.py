@@ -102,6 +102,7 @@ class NumbaSteps:
             "actions": self._actions.numpy(),
             "constants": self._constants(0, 1, tree.discount),
             "horizon": tree.value_prefix_horizon or 0,
+            "mask_below_root": tree.mask_below_root,
         }
         shared = {
             name: getattr(tree, name).contiguous().numpy()

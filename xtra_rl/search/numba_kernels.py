@@ -49,6 +49,7 @@ class TreeArrays(NamedTuple):
     children_visits: Any
     children_qvalues: Any
     root_invalid_actions: Any
+    mask_below_root: bool
     tie_seeds: Any  # [B], or [0]: the lowest of equal actions wins
     scores: Any  # [B, A] scratch
     parent: Any  # [B] int64: the last selection
@@ -171,7 +172,7 @@ def select_puct(tree, rule, num_nodes, start, stop):
                     n = visits[b, node, a]
                     q = (qvalues[b, node, a] - low) / scale if n > zero else zero
                     scores[b, a] = prior[b, node, a] * weight / (n + one) + q
-            if node == 0:
+            if node == 0 or tree.mask_below_root:
                 for a in range(num_actions):
                     if invalid[b, a]:
                         scores[b, a] = -np.inf
@@ -235,7 +236,9 @@ def select_gumbel(tree, rule, num_nodes, start, stop):
                     scores[b, a] = math.exp(scores[b, a] - top)
                     total += scores[b, a]
                 for a in range(num_actions):
-                    scores[b, a] = scores[b, a] / total - visits[b, node, a] / node_visits
+                    dropped = tree.mask_below_root and tree.root_invalid_actions[b, a]
+                    score = scores[b, a] / total - visits[b, node, a] / node_visits
+                    scores[b, a] = -np.inf if dropped else score
             action = _best(scores, tree.tie_seeds, b, node, num_nodes)
             child = children[b, node, action]
             # A child comes after its parent: the walk ends even in a tree that something else has spoilt.

@@ -51,7 +51,8 @@ def select(tree: SearchTree, rule: Rule, num_nodes: int) -> Selection:
         num_nodes: nodes that exist in each tree.
     """
     scores = rule.scores(tree, num_nodes)
-    scores[:, SearchTree.ROOT].masked_fill_(tree.root_invalid_actions, -torch.inf)
+    masked = scores if tree.mask_below_root else scores[:, : SearchTree.ROOT + 1]
+    masked.masked_fill_(tree.root_invalid_actions.unsqueeze(1), -torch.inf)
     action = best_actions(scores, tree.tie_seeds)  # [B, num_nodes]
     child = tree.children_index[:, :num_nodes].gather(2, action.unsqueeze(-1)).squeeze(-1).long()
     # Children have larger indices than their parent, so the maximum makes a node without a chosen child point

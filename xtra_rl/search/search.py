@@ -30,6 +30,7 @@ def puct_search(
     num_simulations: int = 50,
     discount: float = 0.988054,
     invalid_actions: Tensor | None = None,
+    mask_below_root: bool = False,
     root_noise: Tensor | None = None,
     exploration_fraction: float = 0.25,
     pb_c_init: float = 1.25,
@@ -57,7 +58,9 @@ def puct_search(
             each simulation, without gradients.
         num_simulations: leaves added to each tree, at least 1.
         discount: of one env_step.
-        invalid_actions: ``[B, A]`` bool, True = illegal at the root; below the root all actions are legal.
+        invalid_actions: ``[B, A]`` bool, True = illegal at the root.
+        mask_below_root: these actions are illegal in the whole tree, as where a game lacks them; else, as in mctx, all
+            actions are legal below the root, where the model has to know better.
         root_noise: ``[B, A]`` Dirichlet draws over the legal actions, mixed into the root prior.
         exploration_fraction: weight of ``root_noise``.
         pb_c_init: c_1 of :class:`~xtra_rl.search.PuctRule`, the weight of the prior, at least 0.
@@ -112,7 +115,8 @@ def puct_search(
         noise = root_noise.to(prior).masked_fill(roots.invalid_actions, 0)
         prior = mix_root_noise(prior, noise, exploration_fraction)
     rule = PuctRule(pb_c_init, pb_c_base, q_normalization, value_delta_max)
-    options = SearchOptions(num_simulations, discount, value_prefix_horizon, tuple(reset_entries))
+    entries = tuple(reset_entries)
+    options = SearchOptions(num_simulations, discount, value_prefix_horizon, entries, mask_below_root)
     tree = _grow(roots, prior, embedding, recurrent_fn, rule, options, chosen, graphs, memory)
     visits = tree.children_visits[:, SearchTree.ROOT]
     return search_result(tree, visits / num_simulations, visits.max(dim=-1).indices)
@@ -128,6 +132,7 @@ def gumbel_search(
     num_simulations: int = 50,
     discount: float = 0.988054,
     invalid_actions: Tensor | None = None,
+    mask_below_root: bool = False,
     max_num_considered_actions: int = 16,
     gumbel: Tensor | None = None,
     value_scale: float = 0.1,
@@ -157,7 +162,9 @@ def gumbel_search(
             each simulation, without gradients.
         num_simulations: leaves added to each tree, at least 1.
         discount: of one env_step, in [0, 1].
-        invalid_actions: ``[B, A]`` bool, True = illegal at the root; below the root all actions are legal.
+        invalid_actions: ``[B, A]`` bool, True = illegal at the root.
+        mask_below_root: these actions are illegal in the whole tree, as where a game lacks them; else, as in mctx, all
+            actions are legal below the root, where the model has to know better.
         max_num_considered_actions: root actions that sequential halving starts with, m, at least 1.
         gumbel: ``[B, A]`` standard Gumbel draws; None = no noise, the greedy variant.
         value_scale: c_scale, at least 0.
@@ -209,7 +216,8 @@ def gumbel_search(
         noise = gumbel.to(logits)
     schedule = _considered_visits(roots.invalid_actions, max_num_considered_actions, num_simulations)
     rule = GumbelRule(noise, schedule.to(logits), value_scale, maxvisit_init, rescale_floor)
-    options = SearchOptions(num_simulations, discount, value_prefix_horizon, tuple(reset_entries))
+    entries = tuple(reset_entries)
+    options = SearchOptions(num_simulations, discount, value_prefix_horizon, entries, mask_below_root)
     tree = _grow(
         roots, logits.softmax(dim=-1), embedding, recurrent_fn, rule, options, chosen, graphs, memory
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from xtra_rl.search import checks
@@ -11,7 +12,7 @@ from xtra_rl.search.backends import BACKENDS, Rule
 from xtra_rl.search.embeddings import EmbeddingPool, PoolMemory
 from xtra_rl.search.roots import Roots
 from xtra_rl.search.tree import SearchTree, set_roots, tree_from_root
-from xtra_rl.search.types import Embedding, RecurrentFn
+from xtra_rl.search.types import Embedding, RecurrentFn, RecurrentOutput
 
 
 class SearchOptions(NamedTuple):
@@ -21,6 +22,7 @@ class SearchOptions(NamedTuple):
     discount: float
     value_prefix_horizon: int | None
     reset_entries: tuple[str, ...]
+    mask_below_root: bool
 
 
 class Simulation:
@@ -51,6 +53,7 @@ class Simulation:
             prior,
             roots.value,
             roots.invalid_actions,
+            mask_below_root=options.mask_below_root,
             num_simulations=options.num_simulations,
             discount=options.discount,
             value_prefix_horizon=options.value_prefix_horizon,
@@ -82,6 +85,9 @@ class Simulation:
             embedding = pool.read(selection, tree)
             output, next_embedding = recurrent_fn(selection.action, embedding)
             checks.check_recurrent_output(output, tree.batch_size, tree.num_actions)
+            if tree.mask_below_root:
+                logits = output.prior_logits.masked_fill(tree.root_invalid_actions, -torch.inf)
+                output = RecurrentOutput(output.reward, output.value, logits)
             if leaf == tree.num_nodes - 1:
                 steps.update(output, leaf)
             else:

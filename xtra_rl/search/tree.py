@@ -43,15 +43,17 @@ class SearchTree:
     children_index: Tensor  # [B, N, A] int32
     """Node reached by an action, or ``UNVISITED``."""
     children_prior_logits: Tensor  # [B, N, A]
-    """Policy logits of a node; at the root -inf for illegal actions."""
+    """Policy logits of a node; -inf for illegal actions."""
     children_prior: Tensor  # [B, N, A]
-    """Policy probabilities of a node; at the root over legal actions and with any exploration noise."""
+    """Policy probabilities of a node over legal actions; at the root with any exploration noise."""
     children_visits: Tensor  # [B, N, A]
     """Visits of each action."""
     children_qvalues: Tensor  # [B, N, A]
     """``node_qvalues`` of the child behind an action; 0 where it is unvisited."""
     root_invalid_actions: Tensor  # [B, A] bool
     """True for actions that are illegal at the root."""
+    mask_below_root: bool
+    """Whether they are illegal in the whole tree."""
     tie_seeds: Tensor | None  # [B] int64 in [0, 2^31)
     """One for each tree, from which ties are broken at random; None = the lowest of equal actions wins."""
     discount: float
@@ -103,6 +105,7 @@ def tree_from_root(
     value: Tensor,
     invalid_actions: Tensor,
     *,
+    mask_below_root: bool = False,
     num_simulations: int,
     discount: float,
     value_prefix_horizon: int | None,
@@ -115,6 +118,7 @@ def tree_from_root(
         prior: ``[B, A]`` probabilities that guide pUCT, noise included.
         value: ``[B]`` network value of the roots.
         invalid_actions: ``[B, A]`` bool.
+        mask_below_root: see :class:`SearchTree`.
         num_simulations: leaves to come.
         discount: of one step.
         value_prefix_horizon: see :class:`SearchTree`, also for the next.
@@ -126,6 +130,7 @@ def tree_from_root(
         **_allocate(_NODE_VALUES, _EDGE_VALUES, nodes, num_actions, value, value.dtype),
         **_allocate(_NODE_INDICES, _EDGE_INDICES, nodes, num_actions, value, torch.int32),
         root_invalid_actions=invalid_actions,
+        mask_below_root=mask_below_root,
         tie_seeds=tie_seeds,
         discount=discount,
         value_prefix_horizon=value_prefix_horizon,

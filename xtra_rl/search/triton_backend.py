@@ -82,6 +82,7 @@ class TritonSteps:
             trees_per_program = _power_of_two(tree.batch_size) if _is_interpreted() else 1
         self._trees_per_program = trees_per_program
         self._horizon = tree.value_prefix_horizon or 0
+        self._mask_below_root = tree.mask_below_root
         self._tree = [getattr(tree, name) for name in TREE_ARRAYS]
         self._invalid = tree.root_invalid_actions.contiguous()
         self._seeds = tree.tie_seeds
@@ -122,6 +123,7 @@ class TritonSteps:
             update,
             rule,
             self._horizon,
+            self._mask_below_root,
             self._trees_per_program,
         )
 
@@ -169,6 +171,7 @@ def search_step(
     update: bool,
     rule: str,
     horizon: int,
+    mask_below_root: bool,
     trees_per_program: int,
 ) -> None:
     """Kernel :func:`xtra_rl.kernels.search_kernels.search_step` as an operator of PyTorch.
@@ -186,6 +189,7 @@ def search_step(
         update: whether to add the leaf.
         rule: "none", "puct_tree", "puct_siblings" or "gumbel".
         horizon: of the value prefix; 0 = plain rewards.
+        mask_below_root: whether those actions are illegal in the whole tree.
         trees_per_program: see :class:`TritonSteps`.
     """
     from xtra_rl.kernels import search_kernels as kernels
@@ -214,6 +218,7 @@ def search_step(
         PA=_power_of_two(num_actions),
         G=trees_per_program,
         HORIZON=horizon,
+        MASK_BELOW_ROOT=mask_below_root,
         UPDATE=update,
         SELECT=select,
         TIES=tie_seeds is not None,
