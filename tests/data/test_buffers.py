@@ -17,6 +17,7 @@ from replay_reference import (
     play,
     window_of,
 )
+from tensordict import TensorDict
 
 from xtra_rl.data import TrajectoryReplayBuffer
 
@@ -182,3 +183,56 @@ def test_impossible_requests_are_named():
         buffer.sample_windows(2, **{**options, "frame_stack": 0})
     with pytest.raises(ValueError, match="capacity=3"):
         TrajectoryReplayBuffer(3, num_envs=2)
+
+
+def rollout(**changes):
+    """A game of four transitions, with what TorchRL or a slip would make of a key."""
+    rows = {
+        "pixels": torch.zeros(5, 1, 8, 8, dtype=torch.uint8),
+        "action": torch.arange(5) % 3,
+        "reward": torch.ones(5),
+    }
+    return TensorDict(rows | changes, [5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reward": torch.ones(5, 1)},
+            r"reward has shape \[5, 1\], expected \[n\]; pass reward.squeeze\(-1\)",
+        ),
+        (
+            {"action": torch.eye(5)[:, :3]},
+            r"action has shape \[5, 3\], expected \[n\]; of one-hot actions pass argmax",
+        ),
+        ({"teacher_value": torch.ones(5, 2)}, r"teacher_value has shape \[5, 2\]"),
+        ({"teacher_policy": torch.ones(5)}, r"teacher_policy has shape \[5\], expected \[n, A\]"),
+        ({"pixels": torch.zeros(5, 8, 8)}, r"pixels has shape \[5, 8, 8\], expected \[n, C, H, W\]"),
+        ({"action": torch.tensor([0, 1, 3, 0, 0])}, "action has 0 to 3, the buffer takes 0 to 2"),
+        ({"action": torch.tensor([0, -1, 1, 0, 0])}, "action has -1 to 1"),
+        (
+            {"action": torch.tensor([0, 0.5, 1, 0, 0])},
+            "action is torch.float32 with values that torch.int64 cannot",
+        ),
+        (
+            {"pixels": torch.full((5, 1, 8, 8), 1000)},
+            "pixels is torch.int64 with values that torch.uint8 cannot",
+        ),
+        ({"reward": torch.tensor([0.0, torch.nan, 0, 0, 0])}, "reward is not finite"),
+    ],
+)
+def test_rows_that_would_be_stored_as_something_else_are_refused(changes, message):
+    buffer = TrajectoryReplayBuffer(20, num_actions=3, memmap=False)
+    with pytest.raises(ValueError, match=message):
+        buffer.extend_trajectory(rollout(**changes))
+    assert len(buffer) == 0
+
+
+def test_numbers_of_another_type_that_fit_are_taken():
+    buffer = TrajectoryReplayBuffer(20, num_actions=3, memmap=False)
+    filler = torch.tensor([0.0, 1.0, 2.0, 0.0, 99.0])  # of the final observation there is no action
+    buffer.extend_trajectory(
+        rollout(action=filler, reward=torch.ones(5, dtype=torch.float64), pixels=torch.ones(5, 1, 8, 8).int())
+    )
+    assert buffer.num_transitions == 4

@@ -52,6 +52,17 @@ SHARED = [
     ({"invalid_actions": torch.zeros(2, 3)}, "invalid_actions has dtype torch.float32"),
     ({"invalid_actions": torch.tensor([[False] * 3, [True] * 3])}, r"no legal action .* in rows \[1\]"),
     (
+        {"recurrent_fn": lambda a, e: ((torch.zeros(2),) * 3, e)},
+        "recurrent_fn returned a tuple first, expected a Recu",
+    ),
+    (
+        {
+            "embedding": torch.zeros(2, 4, dtype=torch.int64),
+            "recurrent_fn": model(embedding=torch.zeros(2, 4)),
+        },
+        "next embedding of recurrent_fn is torch.float32, which the root embedding, torch.int64, would cut off",
+    ),
+    (
         {"recurrent_fn": model(reward=torch.zeros(2, 1))},
         r"the reward returned by recurrent_fn has shape \[2, 1\]",
     ),

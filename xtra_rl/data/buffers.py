@@ -180,8 +180,8 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             ``[n]`` int64 storage rows.
 
         Raises:
-            ValueError: if keys, shapes or environments do not fit, or a row does not follow the one before
-                it.
+            ValueError: if keys, shapes, numbers or environments do not fit, or a row does not follow the one
+                before it.
         """
         rows = self._conform(rows)
         env_index = torch.as_tensor(env_index, dtype=torch.long)
@@ -204,7 +204,8 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         return index
 
     def _conform(self, rows: TensorDictBase) -> TensorDict:
-        return conform_rows(rows, self._rows if self._storage.initialized else None)
+        stored = self._rows if self._storage.initialized else None
+        return conform_rows(rows, stored, num_actions=self.num_actions)
 
     def _append_distinct(self, rows: TensorDict, env: Tensor) -> Tensor:
         ended = rows["terminated"] | rows["truncated"]

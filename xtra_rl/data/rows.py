@@ -25,16 +25,22 @@ _COUNTED = {"step": torch.int32, "stamp": torch.int64}
 _DTYPES = {**_REQUIRED, **_TARGETS, **_COUNTED}
 
 
-def conform_rows(rows: TensorDictBase, stored: TensorDictBase | None) -> TensorDict:
+_PER_ROW = {"pixels": 3, "search_policy": 1, "teacher_policy": 1}  # dimensions of a row; of the others, none
+
+
+def conform_rows(
+    rows: TensorDictBase, stored: TensorDictBase | None, *, num_actions: int | None = None
+) -> TensorDict:
     """Return ``rows [n]`` with the types of the buffer.
 
     Args:
         rows: new rows.
         stored: the rows of the buffer, which fix keys and shapes; None before the first write.
+        num_actions: A; actions must be below it.
 
     Raises:
-        ValueError: naming missing and unknown keys, the shapes that differ, or ``pixels`` that are floats in a
-            buffer of bytes.
+        ValueError: naming missing and unknown keys, shapes that differ or are none of a row, an action out of range, or
+            numbers that the type cannot hold.
     """
     names = set(rows.keys())
     expected = set(_REQUIRED) if stored is None else set(stored.keys()) - set(_COUNTED)
@@ -46,13 +52,46 @@ def conform_rows(rows: TensorDictBase, stored: TensorDictBase | None) -> TensorD
             f"pass a TensorDict [n] with {sorted(expected)}"
         )
     for name, value in rows.items():
+        if value.ndim - 1 != _PER_ROW.get(name, 0):
+            raise ValueError(_wrong_shape(name, value))
         if stored is not None and value.shape[1:] != stored[name].shape[1:]:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape[1:])}, the buffer holds "
                 f"{tuple(stored[name].shape[1:])}; use a buffer of its own"
             )
     dtypes = _DTYPES | {"pixels": _frame_dtype(rows["pixels"], stored)}
-    return TensorDict({name: value.to("cpu", dtypes[name]) for name, value in rows.items()}, rows.shape)
+    converted = {name: _convert(name, value, dtypes[name]) for name, value in rows.items()}
+    action = converted["action"][converted["has_action"]]
+    if (
+        num_actions is not None
+        and len(action)
+        and not 0 <= int(action.min()) <= int(action.max()) < num_actions
+    ):
+        raise ValueError(
+            f"action has {int(action.min())} to {int(action.max())}, the buffer takes 0 to {num_actions - 1}"
+        )
+    return TensorDict(converted, rows.shape)
+
+
+def _wrong_shape(name: str, value: Tensor) -> str:
+    expected = {"pixels": "[n, C, H, W]"}.get(name, "[n, A]" if name in _PER_ROW else "[n]")
+    hint = ""
+    if name == "action" and value.ndim == 2 and value.shape[1] > 1:
+        hint = "; of one-hot actions pass argmax(-1)"
+    elif name not in _PER_ROW and value.ndim == 2:
+        hint = f"; pass {name}.squeeze(-1)"
+    return f"{name} has shape {list(value.shape)}, expected {expected}{hint}"
+
+
+def _convert(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """On the CPU and in the buffer's type, which must hold what the value says."""
+    converted = value.to("cpu", dtype)
+    if dtype.is_floating_point:
+        if name == "reward" and not bool(converted.isfinite().all()):
+            raise ValueError("reward is not finite; a NaN would spread to every value target before it")
+    elif value.dtype != dtype and not torch.equal(converted.to(value.dtype), value.to("cpu")):
+        raise ValueError(f"{name} is {value.dtype} with values that {dtype} cannot hold")
+    return converted
 
 
 def _frame_dtype(pixels: Tensor, stored: TensorDictBase | None) -> torch.dtype:

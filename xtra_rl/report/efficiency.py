@@ -147,8 +147,11 @@ def _compared(pair: Pair, step: int | None) -> dict[str, Measured | None]:
     if step is None:
         return {"IQM ratio": None, "P(better)": None}
     x, y = _at(pair.ours, step), _at(pair.theirs, step)
+    ours, theirs = pair.normalise(x), pair.normalise(y)
+    # Early on the baseline's scores may be negative (Pong, Boxing) or nothing: they have no ratio.
+    below = float(aggregates.interquartile_mean(theirs))
     return {
-        "IQM ratio": aggregate(_iqm_ratio, pair.normalise(x), pair.normalise(y)),
+        "IQM ratio": aggregate(_iqm_ratio, ours, theirs) if below > 0 else None,
         "P(better)": aggregate(aggregates.probability_of_improvement, x, y),
     }
 

@@ -120,6 +120,11 @@ def check_range(
 
 def check_recurrent_output(output: RecurrentOutput, batch_size: int, num_actions: int) -> None:
     """Check the shapes that ``recurrent_fn`` returned, which broadcasting would otherwise hide."""
+    if not all(hasattr(output, name) for name in RecurrentOutput._fields):
+        raise ValueError(
+            f"recurrent_fn returned a {type(output).__name__} first, expected a RecurrentOutput(reward, value,"
+            " prior_logits), and the next embedding behind it."
+        )
     if (
         output.reward.shape == output.value.shape == (batch_size,)
         and output.prior_logits.shape == (batch_size, num_actions)

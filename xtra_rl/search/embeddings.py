@@ -124,7 +124,7 @@ class EmbeddingPool:
         """Store the latents of one node of every tree.
 
         Raises:
-            ValueError: if the embedding has other keys or shapes than the root's.
+            ValueError: if the embedding has other keys or shapes than the root's, or numbers that it cannot hold.
         """
         # Asking a TensorDict for its nested entries takes longer than a small network's layer.
         leaves = (
@@ -144,6 +144,12 @@ class EmbeddingPool:
                 raise ValueError(
                     f"the next embedding of recurrent_fn{where} has shape {list(leaf.shape)}, but the root "
                     f"embedding has {list(slot.shape)}: both must be equal."
+                )
+            if not torch.can_cast(leaf.dtype, slot.dtype):
+                where = f" entry {key!r}" if key != _WHOLE else ""
+                raise ValueError(
+                    f"the next embedding of recurrent_fn{where} is {leaf.dtype}, which the root embedding, "
+                    f"{slot.dtype}, would cut off: give the root that dtype."
                 )
             slot.copy_(leaf)
 
