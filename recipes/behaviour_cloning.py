@@ -3,7 +3,7 @@
 XTRA (arXiv 2210.10763) appendix O: XTRA's representation and prediction networks, pretrained on the offline data of the
 cross tasks by cross-entropy, then finetuned offline on the target's own data; scored before (zero-shot) and after. The
 agent takes the most likely action of its policy head. Datasets are collected first if they are missing. Needs: five
-minutes on one CPU core at scale=quick (the default without a GPU), games played included. Commands:
+minutes on one CPU core at scale=quick (the default), games played included. Commands:
 
     python recipes/behaviour_cloning.py target=alien task_set=maze
     python recipes/behaviour_cloning.py behaviour_cloning.pretrain=false       the target's data alone

@@ -84,16 +84,30 @@ def check_choices(cfg: DictConfig, loggers: list[str], device: torch.device) -> 
     if cfg.optim.lr <= 0:
         raise ValueError(f"optim.lr is {cfg.optim.lr}; expected a positive learning rate")
     check_decay(cfg)
-    if cfg.task_weighting != "cosine" and not cfg.task_weights:
-        raise ValueError(
-            f"task_weighting={cfg.task_weighting} has no effect with task_weights=false; leave one of them out"
-        )
+    _check_weighting(cfg)
     player = cfg.collect.policy
     if player not in ("efficientzero", "curl", "random") and not Path(player).exists():
         raise ValueError(
             f"collect.policy is {player!r}; expected efficientzero, curl, random or the path of a trained model"
         )
     resolve_backend(cfg.search.backend, device)
+
+
+def _check_weighting(cfg: DictConfig) -> None:
+    """Refuse settings of the task weights that nothing would read."""
+    rule, estimator = cfg.task_weighting, cfg.task_weight_schedule.estimator
+    if rule == "cosine":
+        return
+    for switch in ("task_weights", "cross_task"):
+        if not cfg[switch]:
+            raise ValueError(
+                f"task_weighting={rule} has no effect with {switch}=false; leave one of them out"
+            )
+    if estimator != "fraction" and rule in ("soft_cosine", "constant"):
+        raise ValueError(
+            f"task_weight_schedule.estimator={estimator} has no effect with task_weighting={rule}, which has its own;"
+            " leave one of them out (variant=official sets the estimator)"
+        )
 
 
 def _is_there(cfg: DictConfig, key: str) -> bool:

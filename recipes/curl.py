@@ -4,7 +4,7 @@ CURL (arXiv 2004.04136) on Atari 100k, as XTRA (arXiv 2210.10763) appendix G com
 scratch, or pretrained on the offline data of the cross tasks, all at once with one 18-way head, then online. As in the
 paper that data is of individual CURL agents: one learns each cross task and its checkpoints play
 (``collect.policy=curl``); ``collect.policy=efficientzero`` takes XTRA's kind of data, ``datasets=[PATH,...]`` your own.
-Needs: minutes on one CPU core at scale=quick (the default without a GPU). Commands:
+Needs: minutes on one CPU core at scale=quick (the default). Commands:
 
     python recipes/curl.py target=ms_pacman scale=laptop
     python recipes/curl.py target=assault task_set=shooter curl.pretrain=true

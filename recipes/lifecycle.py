@@ -14,6 +14,8 @@ from xtra_rl import distributed
 from xtra_rl.evaluation.suite import EvaluationSuite
 from xtra_rl.files import to_plain
 from xtra_rl.recipes import common
+from xtra_rl.recipes.plugins import plugin_files
+from xtra_rl.runs.settings import differences
 from xtra_rl.search.checks import NotFiniteError
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.learner import Learner, NonFiniteLoss
@@ -22,6 +24,7 @@ from xtra_rl.training.progress import progress
 from xtra_rl.training.run import RunDirectory
 from xtra_rl.training.session import Stateful, TrainingSession, parse_duration
 from xtra_rl.training.stopwatch import Stopwatch
+from xtra_rl.wording import first_of
 
 #: Where a run lives and when it stops, not what it computes.
 FREE_KEYS = ("run_dir", "artifacts", "plugins", "resume", "logger", "wandb_mode", "wandb_project")
@@ -41,12 +44,15 @@ FREE_KEYS += (
 def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
     """Refuse to take a run of other settings, ``state`` says which, for this one."""
     there, here = (common.without_machine(each) for each in (run.read_config(), common.plain(cfg)))
-    other = [key for key in here if key not in FREE_KEYS and there.get(key) != to_plain(here[key])]
-    before, now = common.unusual_computation(there), common.unusual_computation(here)
-    other += [key for key in before | now if before.get(key) != now.get(key)]
-    if other:
+    there, here = (
+        {key: value for key, value in each.items() if key not in FREE_KEYS} | common.unusual_computation(each)
+        for each in (there, to_plain(here))
+    )
+    there = {key: value for key, value in there.items() if key in here}
+    if other := differences(there, here):
+        said = [f"{key} {before} there, {now} here" for key, (before, now) in other.items()]
         raise ValueError(
-            f"{run.path} holds {state} run of other settings ({', '.join(other)}); pass another run_dir,"
+            f"{run.path} holds {state} run of other settings ({first_of(said, 4, '; ')}); pass another run_dir,"
             " or resume=restart to replace it"
         )
 
@@ -93,7 +99,8 @@ def _is_over(cfg: DictConfig, run: RunDirectory) -> bool:
 
 def describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[str, Path]) -> None:
     """Write what the run is made of, or check that a run that goes on is still made of that."""
-    distributed.on_main(lambda: _describe(cfg, run, recipe, inputs))
+    code = {f"plugin {name}": file for name, file in plugin_files(list(cfg.plugins)).items()}
+    distributed.on_main(lambda: _describe(cfg, run, recipe, {**inputs, **code}))
 
 
 def _describe(cfg: DictConfig, run: RunDirectory, recipe: str, inputs: Mapping[str, Path]) -> None:

@@ -23,6 +23,12 @@ def load_plugins(names: Sequence[str]) -> list[ModuleType]:
     return [_load_file(Path(name)) if name.endswith(".py") else _load_module(name) for name in names]
 
 
+def plugin_files(names: Sequence[str]) -> dict[str, Path]:
+    """The file of each plugin: a run goes on with the code that it was started with."""
+    modules = zip(names, load_plugins(names), strict=True)
+    return {name: Path(module.__file__) for name, module in modules if module.__file__ is not None}
+
+
 def _load_module(name: str) -> ModuleType:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

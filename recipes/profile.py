@@ -1,4 +1,4 @@
-"""``python recipes/profile.py``: :mod:`xtra_rl.recipes.profile_training` under its short name.
+"""Where the time of a training step goes: :mod:`xtra_rl.recipes.profile_training` under its short name.
 
 A file of this name also answers to ``import profile`` in every script of this folder, and PyTorch asks for the standard
 library's module: it gets that one.

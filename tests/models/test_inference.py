@@ -49,7 +49,7 @@ def disturbed(seed=0, **overrides):
 
 def frames(model, batch, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
+    config = small_model().config | model.config  # a model with a part of one's own has none
     shape = (
         batch,
         config["image_channels"] * config["frame_stack"],

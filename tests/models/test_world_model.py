@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from small_models import small_model
+from torch import nn
 
-from xtra_rl.models import make_world_model
+from xtra_rl.models import InferenceModel, make_world_model
 
 
 def count(module):
@@ -103,3 +104,23 @@ def test_action_changes_the_next_latent(encoding):
 def test_bad_sizes_are_named(sizes, message):
     with pytest.raises(ValueError, match=message):
         small_model(**sizes)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, InferenceModel], ids=["model", "engine"])
+@pytest.mark.parametrize(("value_prefix", "horizon"), [(True, None), (False, 5)])
+def test_a_reward_head_and_a_horizon_that_do_not_fit_are_named(wrap, value_prefix, horizon):
+    model = small_model(value_prefix=value_prefix).eval()
+    model.value_prefix_horizon = horizon
+    config = small_model().config
+    frames = torch.zeros(1, config["frame_stack"] * config["image_channels"], *[config["image_size"]] * 2)
+    with pytest.raises(ValueError, match=f"value_prefix_horizon is {horizon}, but the reward head has"):
+        wrap(model).initial_inference(frames)
+
+
+def test_a_model_with_a_part_of_ones_own_forgets_how_it_was_made():
+    model = small_model()
+    assert model.config
+    model.load_state_dict(model.state_dict())
+    assert model.config
+    model.representation = nn.Identity()
+    assert model.config == {}

@@ -93,6 +93,21 @@ def test_a_learning_rate_that_would_end_before_its_stage_is_refused(config, over
     test_slips_end_a_recipe_before_it_begins(config, ["scale=laptop", *overrides], message)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task_weighting=pcgrad", "task_weights=false"], "pcgrad has no effect with task_weights=false"),
+        (["task_weighting=pcgrad", "cross_task=false"], "pcgrad has no effect with cross_task=false"),
+        (
+            ["task_weighting=soft_cosine", "variant=official"],
+            "estimator=official has no effect with task_weighting=soft",
+        ),
+    ],
+)
+def test_settings_of_task_weights_that_nothing_reads_are_refused(config, overrides, message):
+    test_slips_end_a_recipe_before_it_begins(config, overrides, message)
+
+
 def test_decay_over_each_stage_ends_with_it(config):
     cfg = config("xtra_finetune", "scale=laptop", "finetune.env_steps=48000", "optim.decay_steps=null")
     check_choices(cfg, ["csv"], torch.device("cpu"))

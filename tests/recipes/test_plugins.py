@@ -9,6 +9,7 @@ import pytest
 from pipeline_runs import SHORT, command_line
 
 from xtra_rl.envs import get_task, unregister_task
+from xtra_rl.recipes.lifecycle import describe
 from xtra_rl.recipes.plugins import load_plugins
 from xtra_rl.training.run import RunDirectory
 
@@ -60,6 +61,20 @@ def test_a_file_that_fails_is_not_taken_for_loaded(game):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="half way"):
             load_plugins(["my_game.py"])
+
+
+def test_a_run_goes_on_with_the_code_that_it_was_started_with(game, config):
+    cfg, run = config("xtra_finetune", "plugins=[my_game.py]"), RunDirectory(game.parent / "run")
+    describe(cfg, run, "xtra_finetune", {})
+    (run.checkpoints / "step_1").mkdir(parents=True)
+    (run.checkpoints / "step_1" / "manifest.json").touch()
+    assert run.has_checkpoint
+    describe(cfg, run, "xtra_finetune", {})
+    game.write_text(GAME + "# another rule\n")
+    with pytest.raises(
+        ValueError, match=r"was started with another plugin my_game.py than '.*my_game.py'; restore it"
+    ):
+        describe(cfg, run, "xtra_finetune", {})
 
 
 @pytest.mark.slow

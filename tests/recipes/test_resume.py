@@ -161,7 +161,8 @@ def test_what_is_there_is_not_taken_for_another_run(reuse, cut, tmp_path):
     cut(Actor, "step", 3)
     assert end_of(xtra_finetune, reuse(*SCRATCH)) == 0
     message = fails(xtra_finetune, reuse(*SCRATCH, "search.discount=0.9"))
-    assert "holds an unfinished run of other settings (search)" in message
+    assert "holds an unfinished run of other settings (search.discount " in message
+    assert " there, 0.9 here)" in message
     assert "resume=restart" in message
     with RunDirectory(tmp_path / "run").owned():
         assert "already in use by another run" in fails(xtra_finetune, reuse(*SCRATCH))

@@ -9,7 +9,7 @@ from report_samples import SCORES, SYSTEMS, fast_manifests, write_sample
 
 from xtra_rl.recipes.report import main
 from xtra_rl.report.collect import collect
-from xtra_rl.report.efficiency import ablation_table, efficiency_table
+from xtra_rl.report.efficiency import Pair, _compared, ablation_table, efficiency_table
 from xtra_rl.studies import System
 
 
@@ -58,6 +58,17 @@ def test_a_score_that_is_never_reached_is_said(tmp_path):
     assert row.cells[-1].text == "not reached"
     assert math.isinf(row.cells[-1].value)
     assert numbers(group)["steps", None] is None
+
+
+def test_a_baseline_that_is_below_zero_at_first_has_no_ratio_there():
+    """As Pong's -21: one cell is empty, the page is not lost."""
+    ours = {"pong": {200: [-10.0, -9.0, -8.0], 400: [12.0, 12.0, 12.0]}}
+    theirs = {"pong": {200: [-20.0, -20.0, -20.0], 400: [6.0, 6.0, 6.0]}}
+    pair = Pair(ours, theirs, [200, 400])
+    early, late = _compared(pair, 200), _compared(pair, 400)
+    assert early["IQM ratio"] is None
+    assert early["P(better)"].mean == 1
+    assert late["IQM ratio"].mean == 2
 
 
 def test_games_on_which_nothing_is_comparable_are_left_out(tmp_path):

@@ -172,6 +172,16 @@ def test_frozen_component_does_not_move():
     assert any(not torch.equal(after[key], before[key]) for key in before if key.startswith("dynamics"))
 
 
+@pytest.mark.parametrize("weights", [{}, {"pong": 0.0}, {"amidar": -1.0}, {"amidar": float("nan")}])
+def test_weights_of_other_tasks_and_negative_ones_are_refused(weights):
+    class Rule(TaskWeighting):
+        weights = property(lambda self: weights_given)
+
+    weights_given = weights
+    with pytest.raises(ValueError, match=r"the task weights are .*expected one of at least 0 .*\(amidar\)"):
+        learner(task_weights=Rule(["amidar"])).weights()
+
+
 def test_target_and_task_weights_are_stepped_with_the_learner():
     torch.manual_seed(0)
     model = make_world_model(**SIZES)

@@ -16,7 +16,7 @@ from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
 from xtra_rl.models.representation import Representation, as_floats
 from xtra_rl.models.vector import VectorRepresentation
-from xtra_rl.models.world_model import DynamicsModel, WorldModel
+from xtra_rl.models.world_model import DynamicsModel, WorldModel, check_horizon
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
 
@@ -170,6 +170,7 @@ class InferenceModel(nn.Module):
         latent = latent.contiguous(memory_format=torch.channels_last)
         policy_logits, value_logits = self._parts["prediction"](latent)
         state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]
+        check_horizon(state, self.value_prefix_horizon)
         depth = None
         if self._keeps_depth:
             depth = torch.zeros(len(latent), dtype=torch.int32, device=latent.device)

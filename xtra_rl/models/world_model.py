@@ -34,6 +34,19 @@ class DynamicsModel(nn.Module):
         return latent, logits, state
 
 
+def check_horizon(state: HeadState | None, horizon: int | None) -> None:
+    """Refuse a reward head that does not go with a horizon.
+
+    Raises:
+        ValueError: with what to pass.
+    """
+    if (state is None) != (horizon is None):
+        has, fits = ("no state", "None") if state is None else ("a state, as a value prefix has it", "5, say")
+        raise ValueError(
+            f"value_prefix_horizon is {horizon}, but the reward head has {has}: pass value_prefix_horizon={fits}"
+        )
+
+
 class WorldModel(nn.Module):
     """MuZero-family world model with EfficientZero's value prefix and consistency heads.
 
@@ -57,7 +70,7 @@ class WorldModel(nn.Module):
         frozen: names of the components that do not train.
 
     Raises:
-        ValueError: if the horizon is not positive or does not fit the reward head.
+        ValueError: if the horizon is not positive; :meth:`initial_state`, if it does not fit the reward head.
 
     Example:
         EfficientZero from its parts, small, for 4 grey frames of 48x48, whose latent is 3x3:
@@ -97,6 +110,12 @@ class WorldModel(nn.Module):
         self.description = ModelDescription()
         self.frozen: tuple[str, ...] = ()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A part of one's own in place of another: the arguments that made the model no longer rebuild it."""
+        if name in COMPONENTS and name in self.__dict__.get("_modules", {}):
+            self.config = {}
+        super().__setattr__(name, value)
+
     def train(self, mode: bool = True) -> WorldModel:
         """Training mode for all but the frozen components, whose BatchNorm statistics must not move."""
         super().train(mode)
@@ -118,8 +137,14 @@ class WorldModel(nn.Module):
         return self.representation(observation)
 
     def initial_state(self, latent: Tensor) -> HeadState | None:
-        """State of the reward head at the root of an unroll: ``([B, L], [B, L])`` zeros of the LSTM, or None."""
-        return self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
+        """State of the reward head at the root of an unroll: ``([B, L], [B, L])`` zeros of the LSTM, or None.
+
+        Raises:
+            ValueError: if the reward head has a state and there is no horizon, or the other way round.
+        """
+        state = self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
+        check_horizon(state, self.value_prefix_horizon)
+        return state
 
     def step(
         self, latent: Tensor, action: Tensor, state: HeadState | None

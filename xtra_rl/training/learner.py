@@ -151,8 +151,19 @@ class Learner:
             self._forward = DistributedDataParallel(loss, broadcast_buffers=False, static_graph=True)  # type: ignore[arg-type]
 
     def weights(self) -> Tensor:
-        """Weight of each task, ``[M]``: 1 for the target task and where there is no scheduler."""
-        current = self.task_weights.weights if self.task_weights is not None else {}
+        """Weight of each task, ``[M]``: 1 for the target task and where there is no scheduler.
+
+        Raises:
+            ValueError: if the scheduler has weights of other tasks, or one that is negative or not finite.
+        """
+        current: Mapping[str, float] = {}
+        if self.task_weights is not None:
+            current, cross = self.task_weights.weights, self.tasks[1:]
+            if set(current) != set(cross) or not all(0 <= weight < math.inf for weight in current.values()):
+                raise ValueError(
+                    f"the task weights are {dict(current)}; expected one of at least 0 for each cross task"
+                    f" ({', '.join(cross) or 'none'})"
+                )
         weights = [current.get(task, 1.0) for task in self.tasks]
         return torch.tensor(weights, device=self.parameters[0].device)
 

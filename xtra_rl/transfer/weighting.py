@@ -15,7 +15,8 @@ class TaskWeighting:
     :attr:`weights` is all. If it is true, the learner computes the gradient of each task apart, asks :meth:`combine`
     how to add them up, and reports their cosines to :meth:`observe`. Either way it calls :meth:`step` at the end.
 
-    As it stands all weights are 1, gradients are added up, and every step is measured.
+    As it stands all weights are 1, gradients are added up, and every step is measured. A rule that remembers more than
+    this class does extends :meth:`state_dict` and :meth:`load_state_dict`, or a run that was killed goes on otherwise.
 
     Args:
         tasks: names of the cross tasks, without the target task.
@@ -40,12 +41,15 @@ class TaskWeighting:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Current weight of each cross task's loss, between 0 and 1."""
+        """Current weight of each cross task's loss, at least 0; of all of them, and not of the target's."""
         return dict(self._weights)
 
     @property
     def mean_cosines(self) -> dict[str, float]:
-        """Mean cosine of each cross task in the open window, or in the last one; empty before the first."""
+        """Mean cosine of each cross task over the steps that were measured; empty before the first.
+
+        A rule with windows, such as :class:`~xtra_rl.transfer.TaskWeightScheduler`, begins anew with each.
+        """
         return dict(self._mean_cosines)
 
     @property
