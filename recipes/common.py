@@ -199,9 +199,13 @@ def without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unusual_computation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of processes and workers with which the same seed computes something else; empty by default."""
+    """Settings of precision, processes and workers with which a seed computes something else; empty by default."""
     norm = settings.get("data_parallel", {}).get("batch_norm", "synchronised")
     found = {"data_parallel.batch_norm": norm} if norm != "synchronised" else {}
+    if settings.get("autocast"):
+        found["autocast"] = settings["autocast"]
+    if (dtype := settings.get("inference", {}).get("dtype", "float32")) != "float32":
+        found["inference.dtype"] = dtype
     workers = settings.get("workers", {})  # absent from runs of before there were any
     keys = ("collection", "collect_ahead", "max_staleness")
     return found | {f"workers.{key}": workers[key] for key in keys if workers.get(key)}

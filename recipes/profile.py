@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: :mod:`xtra_rl.recipes.profile_training` under its short name.
+"""Where the time of a training step goes: ``python recipes/profile.py`` runs :mod:`xtra_rl.recipes.profile_training`.
 
 A file of this name also answers to ``import profile`` in every script of this folder, and PyTorch asks for the standard
 library's module: it gets that one.

@@ -166,3 +166,16 @@ def test_grid_world_variants_are_one_game_in_other_colours():
         step, one = plain.step_and_maybe_reset(one)
         twin, other = inverted.step_and_maybe_reset(other)
         assert torch.equal(2 * step["next", "reward"], twin["next", "reward"])
+
+
+def test_a_mask_of_the_environments_own_has_to_be_the_tasks(grid_task):
+    """The grid world brings its mask along."""
+    assert make_env(grid_task, 2).rollout(3)["next", "action_mask"].shape == (2, 3, 5)
+    register_task("other_mask", make_gridworld, num_actions=NUM_ACTIONS, action_ids=(0, 2))
+    try:
+        with pytest.raises(
+            ValueError, match=r"own action_mask is \[1, 1, 1, 1, 0\], its task's \[1, 0, 1, 0, 0\]"
+        ):
+            make_env("other_mask", 2).reset()
+    finally:
+        unregister_task("other_mask")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +18,8 @@ from xtra_rl.targets import RootMemory
 
 class Echo:
     """A planner whose value of a stack is the number in it; it counts the stacks it sees."""
+
+    world_model = SimpleNamespace(value_prefix_horizon=5)
 
     def __init__(self):
         self.seen = []
@@ -54,6 +58,21 @@ def test_a_stack_is_inferred_once_until_the_weights_change():
     ask(memory, [5], [51])
     assert planner.seen[-1] == 51
     assert memory.missed == 4
+
+
+def test_a_latent_that_is_called_as_an_lstm_state_is_not_taken_for_zeros():
+    class Named(Echo):
+        def initial_inference(self, stacks):
+            value = stacks.float()
+            return InitialOutput(
+                value[:, None].repeat(1, 4), value, {"hidden": value[:, None], "depth": value}
+            )
+
+    memory = RootMemory(Named(), 10, version=lambda: 0)
+    for _ in range(2):
+        answer = memory.infer(torch.tensor([3, 5]), lambda places: torch.tensor([30, 50])[places])
+        assert answer.embedding["hidden"].tolist() == [[30.0], [50.0]]
+        assert answer.embedding["depth"].tolist() == [30.0, 50.0]
 
 
 def test_a_row_that_was_written_anew_is_another_stack():

@@ -86,10 +86,8 @@ def _wrong_shape(name: str, value: Tensor) -> str:
 def _convert(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     """On the CPU and in the buffer's type, which must hold what the value says."""
     converted = value.to("cpu", dtype)
-    if dtype.is_floating_point:
-        if name == "reward" and not bool(converted.isfinite().all()):
-            raise ValueError("reward is not finite; a NaN would spread to every value target before it")
-    elif value.dtype != dtype and not torch.equal(converted.to(value.dtype), value.to("cpu")):
+    exact = dtype.is_floating_point or value.dtype == dtype
+    if not exact and not torch.equal(converted.to(value.dtype), value.to("cpu")):
         raise ValueError(f"{name} is {value.dtype} with values that {dtype} cannot hold")
     return converted
 

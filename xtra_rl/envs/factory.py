@@ -91,9 +91,7 @@ def make_env(
             )
     env = spec.factory(num_envs, seed, episodic_life)
     _check_custom(spec, env, num_envs)
-    steps: list[Transform] = [StepLimit(-(-max_frames // frame_skip))]
-    if env.observation_spec.get("action_mask", None) is None:
-        steps.append(LegalActions(spec.action_mask))
+    steps: list[Transform] = [StepLimit(-(-max_frames // frame_skip)), LegalActions(spec.action_mask)]
     if env.observation_spec.get(END_OF_LIFE, None) is None:
         has_lives = env.observation_spec.get("lives", None) is not None
         steps.append(LifeLoss(enabled=episodic_life and has_lives))

@@ -129,7 +129,8 @@ def register_task(
     environments by TorchRL's ``_reset`` mask and has these keys: ``pixels [N, C, H, W]`` uint8, the newest
     frame, or ``[N, D, 1, 1]`` float32, a state that is no picture; ``action [N]`` int64 in ``0..num_actions -
     1`` (categorical); ``reward [N, 1]`` float32 and ``done``, ``terminated`` ``[N, 1]`` bool. ``truncated``,
-    ``action_mask [N, A]``, ``lives [N]`` and ``end-of-life [N, 1]`` are used if they are there.
+    ``lives [N]`` and ``end-of-life [N, 1]`` are used if they are there, an ``action_mask [N, A]`` has to be that of
+    ``action_ids`` at all times.
     :func:`xtra_rl.envs.make_env` adds the frame stack, the step cap, a constant ``action_mask`` and an
     ``end-of-life`` that is set where ``lives`` drop. ``training`` is False for evaluation.
 

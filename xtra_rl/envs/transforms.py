@@ -101,29 +101,46 @@ class StepLimit(Transform):
 
 
 class LegalActions(Transform):
-    """Adds the constant mask of a task's legal actions.
+    """Adds the constant mask of a task's legal actions, or checks the one that an environment has itself.
+
+    Reanalysis and teachers search recorded positions with the legal actions of the task; they know no others.
 
     Args:
         mask: ``[A]`` bool, True where the action is legal.
+
+    Raises:
+        ValueError: in a reset or step, if the environment's own mask is another one.
     """
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(in_keys=[], out_keys=["action_mask"])
         self.register_buffer("mask", mask)
 
-    def _expanded(self, tensordict: TensorDictBase) -> Tensor:
-        return self.mask.expand(*tensordict.batch_size, -1).clone()
+    def _masked(self, tensordict: TensorDictBase) -> TensorDictBase:
+        own = tensordict.get("action_mask", None)
+        if own is None:
+            return tensordict.set("action_mask", self.mask.expand(*tensordict.batch_size, -1).clone())
+        if not bool((own.bool() == self.mask).all()):
+            rows = own.reshape(-1, len(self.mask)).bool()
+            row = rows[(rows != self.mask).any(-1)][0]
+            raise ValueError(
+                f"the environment's own action_mask is {row.int().tolist()}, its task's {self.mask.int().tolist()}:"
+                " register_task(action_ids=...) says what is legal at all times; legal actions that change from"
+                " state to state are not learnt here"
+            )
+        return tensordict
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return next_tensordict.set("action_mask", self._expanded(next_tensordict))
+        return self._masked(next_tensordict)
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
-        return tensordict_reset.set("action_mask", self._expanded(tensordict_reset))
+        return self._masked(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         """Spec of the observations after this transform."""
-        shape = (*observation_spec.shape, self.mask.shape[0])
-        observation_spec["action_mask"] = Binary(shape=shape, dtype=torch.bool)
+        if observation_spec.get("action_mask", None) is None:
+            shape = (*observation_spec.shape, self.mask.shape[0])
+            observation_spec["action_mask"] = Binary(shape=shape, dtype=torch.bool)
         return observation_spec
 
 

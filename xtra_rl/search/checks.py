@@ -119,7 +119,11 @@ def check_range(
 
 
 def check_recurrent_output(output: RecurrentOutput, batch_size: int, num_actions: int) -> None:
-    """Check the shapes that ``recurrent_fn`` returned, which broadcasting would otherwise hide."""
+    """Check the shapes that ``recurrent_fn`` returned, which broadcasting would otherwise hide.
+
+    Raises:
+        ValueError: if it is no RecurrentOutput, or naming the shape.
+    """
     if not all(hasattr(output, name) for name in RecurrentOutput._fields):
         raise ValueError(
             f"recurrent_fn returned a {type(output).__name__} first, expected a RecurrentOutput(reward, value,"
