@@ -13,7 +13,7 @@ from run_samples import config, write_run
 import xtra_rl
 from xtra_rl.runs.__main__ import main
 from xtra_rl.runs.record import find_runs, read_run
-from xtra_rl.runs.settings import defaults_of, differences
+from xtra_rl.runs.settings import changed, defaults_of, differences
 
 
 def as_json(capsys, *arguments, status=0):
@@ -315,3 +315,15 @@ def test_settings_differ_by_type_and_not_by_order():
     assert differences({"a": True}, {"a": 1}) == {"a": [True, 1]}
     # A mapping in one and nothing in the other.
     assert differences({"a": {"b": 1}}, {"a": {}}) == {"a.b": [1, "(absent)"], "a": ["(absent)", {}]}
+
+
+def test_a_run_of_before_a_setting_did_what_was_done_then():
+    """Before there was a mask below the root nothing was masked there."""
+    old, now = (
+        {"search": {"algorithm": "gumbel"}},
+        {"search": {"algorithm": "gumbel", "mask_below_root": True}},
+    )
+    assert differences(old, now) == {"search.mask_below_root": [False, True]}
+    assert differences(old, {"search": now["search"] | {"mask_below_root": False}}) == {}
+    assert changed(old, {"search.mask_below_root": True}) == {"search.mask_below_root": (False, True)}
+    assert differences({"seed": 1}, {"seed": 1}) == {}

@@ -38,6 +38,9 @@ MACHINE = (
     "teachers",
 )
 
+#: What runs did before there was a setting for it, beside another setting that they have.
+BEFORE = {"search.mask_below_root": (False, "search.algorithm")}
+
 #: What a score depends on beside the agent.
 PROTOCOL = ("eval.max_steps", "env.frame_skip", "env.sticky", "env.noop_max", "env.max_frames")
 
@@ -67,7 +70,7 @@ def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         name: value
-        for name, value in flatten(to_plain(settings)).items()
+        for name, value in _as_it_was(flatten(to_plain(settings))).items()
         if not any(name == place or name.startswith(f"{place}.") for place in MACHINE)
     }
 
@@ -94,10 +97,15 @@ def differences(*settings: Mapping[str, Any]) -> dict[str, list[Any]]:
         >>> differences({"optim": {"lr": 0.1}, "seed": 1}, {"optim": {"lr": 0.2}})
         {'optim.lr': [0.1, 0.2], 'seed': [1, '(absent)']}
     """
-    flat = [flatten(to_plain(each)) for each in settings]
+    flat = [_as_it_was(flatten(to_plain(each))) for each in settings]
     names = dict.fromkeys(name for each in flat for name in each if name not in PLACES)
     rows = {name: [each.get(name, ABSENT) for each in flat] for name in names}
     return {name: values for name, values in rows.items() if any(_differ(values[0], v) for v in values)}
+
+
+def _as_it_was(flat: dict[str, Any]) -> dict[str, Any]:
+    """With the settings that a run of an older version was made by without having them."""
+    return {name: value for name, (value, beside) in BEFORE.items() if beside in flat} | flat
 
 
 def _differ(one: Any, other: Any) -> bool:
