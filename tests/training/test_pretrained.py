@@ -411,3 +411,11 @@ def test_only_tensors_in_a_safetensors_file_are_weights(tmp_path):
 def test_the_package_knows_no_other_names():
     with pytest.raises(AttributeError, match="has no attribute 'load_pretrainde'"):
         _ = xtra_rl.load_pretrainde
+
+
+def test_who_may_read_the_folder_may_read_the_weights(tmp_path):
+    model = small_models.small_model()
+    save_model(tmp_path / "model", model, config=model.config)
+    (tmp_path / "plain").touch()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {(tmp_path / "plain").stat().st_mode}

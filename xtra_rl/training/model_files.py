@@ -6,6 +6,7 @@ Nothing here unpickles anything.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,8 @@ def save_model(
             "sha256": {WEIGHTS: file_sha256(folder / WEIGHTS)},
         }
         write_json(folder / "config.json", description)
+        # safetensors writes for the owner alone; a model is for whoever may read its folder.
+        shutil.copymode(folder / "config.json", folder / WEIGHTS)
         if readme is not None:
             atomic_write_text(folder / "README.md", readme)
 
