@@ -13,45 +13,54 @@ from xtra_rl.recipes import build, common
 from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.recipes.xtra_finetune import initial_model, xtra_finetune
 
-SHOOTERS = ["assault", "carnival", "centipede"]
-SHIPPED = Path(__file__).resolve().parents[2] / "results" / "laptop" / "shooters"
+SHIPPED = Path(__file__).resolve().parents[2] / "results" / "laptop"
+#: By name: the games that the student knows, and one that it does not.
+GAMES = {
+    "shooters": (["assault", "carnival", "centipede"], "phoenix"),
+    "mazes": (["amidar", "bank_heist", "ms_pacman"], "alien"),
+}
+
+
+@pytest.fixture(params=GAMES)
+def name(request):
+    return request.param
 
 
 @pytest.fixture
-def cfg(config, tmp_path, monkeypatch):
+def cfg(config, name, tmp_path, monkeypatch):
     """Started far from the repository, with nothing built."""
     monkeypatch.chdir(tmp_path)
 
     def make(*overrides):
-        return config("xtra_finetune", "inputs=shooters", "target=phoenix", *overrides)
+        return config("xtra_finetune", f"inputs={name}", f"target={GAMES[name][1]}", *overrides)
 
     return make
 
 
 @pytest.mark.parametrize("scale", ["quick", "laptop"])
-def test_nothing_has_to_be_built(cfg, tmp_path, scale):
-    settings = cfg(f"scale={scale}")
-    assert common.cross_tasks_of(settings) == SHOOTERS
+def test_nothing_has_to_be_built(cfg, name, tmp_path, scale):
+    settings, (games, target) = cfg(f"scale={scale}"), GAMES[name]
+    assert common.cross_tasks_of(settings) == games
     inputs = Inputs(settings, build=False)
-    model = initial_model(settings, "phoenix", inputs.student())
-    shipped = xtra_rl.load_pretrained(SHIPPED / "student")
+    model = initial_model(settings, target, inputs.student())
+    shipped = xtra_rl.load_pretrained(SHIPPED / name / "student")
     for name in COMPONENTS:
         ours, theirs = (each.components()[name].state_dict() for each in (model, shipped))
         assert all((ours[key] == theirs[key]).all() for key in theirs), name
-    datasets = {task: inputs.annotated(task) for task in SHOOTERS}
+    datasets = {task: inputs.annotated(task) for task in games}
     for task, buffer in build.annotated_buffers(settings, datasets).items():
         windows = buffer.sample_windows(4, unroll_steps=3, bootstrap_steps=10, frame_stack=4)
         assert windows["teacher_policy"].shape[-1] == 18, task
     assert not list(tmp_path.iterdir())
 
 
-def test_files_are_what_was_written_and_the_card_says_where_from():
-    about = xtra_rl.load_pretrained(SHIPPED / "student").description
+def test_files_are_what_was_written_and_the_card_says_where_from(name):
+    games, about = GAMES[name][0], xtra_rl.load_pretrained(SHIPPED / name / "student").description
     made = about.metadata["artifact"]["key"]["teachers"]
-    assert list(about.tasks) == SHOOTERS
-    assert {score.task for score in about.scores} == set(SHOOTERS)
-    for task in SHOOTERS:
-        part = TrajectoryDataset(SHIPPED / task)
+    assert list(about.tasks) == games
+    assert {score.task for score in about.scores} == set(games)
+    for task in games:
+        part = TrajectoryDataset(SHIPPED / name / task)
         part.verify()
         assert part.task == task
         assert part.column_provenance("teacher_policy")["teacher"] == made[task]["teacher"]

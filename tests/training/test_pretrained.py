@@ -415,7 +415,7 @@ def test_the_package_knows_no_other_names():
 
 def test_who_may_read_the_folder_may_read_the_weights(tmp_path):
     model = small_models.small_model()
-    save_model(tmp_path / "model", model, config=model.config)
+    save_model(tmp_path / "model", model, config=model.config, metadata={})
     (tmp_path / "plain").touch()
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").iterdir()}
     assert set(modes.values()) == {(tmp_path / "plain").stat().st_mode}
