@@ -84,7 +84,7 @@ def test_what_hydra_understands_passes(recipe, argument):
         ("study", "experiment=figure5", "figure5 is redrawn by experiment=table1"),
         ("xtra_finetune", "--target=phoenix", "--target=phoenix: keys have no dashes; write target=VALUE"),
         ("xtra_finetune", "--scale", "write scale=VALUE"),
-        ("xtra_finetune", "inputs=null", "inputs=null: inputs is one of shooters"),
+        ("xtra_finetune", "inputs=null", "inputs=null: inputs is one of mazes, shooters"),
     ],
 )
 def test_what_another_recipe_has_is_said_so(recipe, argument, answer):
