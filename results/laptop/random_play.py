@@ -1,7 +1,7 @@
 """Random play over more games than an evaluation has: its 32 are a rough baseline where scores spread widely.
 
     python results/laptop/random_play.py results/laptop/random.csv phoenix assault demon_attack alien ms_pacman \\
-        carnival centipede
+        carnival centipede amidar bank_heist
 
 160 games of at most 800 env steps, as many as the last five evaluations of a run. A minute a game on one CPU core.
 """
