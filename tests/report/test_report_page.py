@@ -202,6 +202,14 @@ def test_only_the_paper_s_scale_is_compared_with_it(scale, tmp_path):
     assert ("Not comparable with the paper" in report(tmp_path)[0].text) == (scale != "paper")
 
 
+def test_studies_of_one_scale_are_told_from_the_paper_at_once(tmp_path):
+    for name in ("One", "Two"):
+        write_sample(tmp_path / "study" / name, title=name)
+    text = " ".join(report(tmp_path)[0].text.split())
+    assert text.count("Not comparable with the paper") == 1
+    assert "One; Two: ran at scale laptop" in text
+
+
 def test_the_head_says_what_was_measured(whole):
     text = whole[1].text
     for fact in (
