@@ -40,6 +40,7 @@ def gridworld():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_gridworld_is_solved_from_scratch(config, tmp_path, gridworld, seed, thorough):
     if seed and not thorough:
