@@ -132,7 +132,8 @@ def test_an_unnamed_licence_is_left_to_the_owner(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("stage", ["finetune", "behaviour cloning"])
 def test_the_example_of_the_model_card_runs(stage, tmp_path):
-    save(tmp_path / "model", ABOUT | {"stage": stage, "search": {"num_simulations": 2, "algorithm": "puct"}})
+    search = {"num_simulations": 2, "algorithm": "puct", "mask_below_root": True}
+    save(tmp_path / "model", ABOUT | {"stage": stage, "search": search})
     card = (export_model(tmp_path / "model", tmp_path / "share", name="me/alien") / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", card, re.S)
     assert ("PriorPolicy" in example) == (stage != "finetune")
@@ -154,8 +155,10 @@ def test_the_example_of_the_model_card_searches_as_the_scores_were_made(tmp_path
     save(tmp_path / "model", ABOUT | {"stage": "finetune", "search": search})
     card = (export_model(tmp_path / "model", tmp_path / "share") / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    agent = "GumbelMCTSPlanner(\n    InferenceModel(model),\n    num_simulations=3,\n    discount=0.9,\n"
-    assert agent in example
+    agent = (
+        "GumbelMCTSPlanner(\n    InferenceModel(model),\n    num_simulations=3,\n    mask_below_root=False,\n"
+    )
+    assert f"{agent}    discount=0.9,\n" in example  # of before there was such a mask
     names = {}
     example = example.replace("rollout(100", "rollout(2").replace('"share"', repr(str(tmp_path / "share")))
     exec(compile(example, "README.md", "exec"), names)

@@ -10,7 +10,7 @@ from typing import Any
 from xtra_rl.envs.tasks import get_task
 from xtra_rl.evaluation.metrics import TaskScore
 from xtra_rl.models.description import ModelDescription
-from xtra_rl.runs.settings import flatten, yaml_text
+from xtra_rl.runs.settings import as_it_was, flatten, yaml_text
 
 TAGS = (
     "reinforcement-learning",
@@ -151,6 +151,10 @@ def _usage(description: ModelDescription, name: str) -> str:
 def _search_arguments(planner: str, settings: Mapping[str, Any]) -> list[str]:
     """The arguments of a planner that make it the one the scores are of."""
     from xtra_rl import search
+
+    settings = {
+        key.removeprefix("search."): value for key, value in as_it_was(flatten({"search": settings})).items()
+    }
 
     usual = inspect.signature(getattr(search, planner)).parameters
     asked = {

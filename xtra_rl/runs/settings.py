@@ -70,7 +70,7 @@ def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         name: value
-        for name, value in _as_it_was(flatten(to_plain(settings))).items()
+        for name, value in as_it_was(flatten(to_plain(settings))).items()
         if not any(name == place or name.startswith(f"{place}.") for place in MACHINE)
     }
 
@@ -97,14 +97,19 @@ def differences(*settings: Mapping[str, Any]) -> dict[str, list[Any]]:
         >>> differences({"optim": {"lr": 0.1}, "seed": 1}, {"optim": {"lr": 0.2}})
         {'optim.lr': [0.1, 0.2], 'seed': [1, '(absent)']}
     """
-    flat = [_as_it_was(flatten(to_plain(each))) for each in settings]
+    flat = [as_it_was(flatten(to_plain(each))) for each in settings]
     names = dict.fromkeys(name for each in flat for name in each if name not in PLACES)
     rows = {name: [each.get(name, ABSENT) for each in flat] for name in names}
     return {name: values for name, values in rows.items() if any(_differ(values[0], v) for v in values)}
 
 
-def _as_it_was(flat: dict[str, Any]) -> dict[str, Any]:
-    """With the settings that a run of an older version was made by without having them."""
+def as_it_was(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted settings with those that a run of an older version was made by without having them.
+
+    Example:
+        >>> as_it_was({"search.algorithm": "puct"})
+        {'search.mask_below_root': False, 'search.algorithm': 'puct'}
+    """
     return {name: value for name, (value, beside) in BEFORE.items() if beside in flat} | flat
 
 
