@@ -140,15 +140,13 @@ class EmbeddingPool:
         for key, leaf in leaves.items():
             slot = self._nodes[key][node]
             if slot.shape != leaf.shape:
-                where = f" entry {key!r}" if key != _WHOLE else ""
                 raise ValueError(
-                    f"the next embedding of recurrent_fn{where} has shape {list(leaf.shape)}, but the root "
+                    f"the next embedding of recurrent_fn{_entry(key)} has shape {list(leaf.shape)}, but the root "
                     f"embedding has {list(slot.shape)}: both must be equal."
                 )
             if not torch.can_cast(leaf.dtype, slot.dtype):
-                where = f" entry {key!r}" if key != _WHOLE else ""
                 raise ValueError(
-                    f"the next embedding of recurrent_fn{where} is {leaf.dtype}, which the root embedding, "
+                    f"the next embedding of recurrent_fn{_entry(key)} is {leaf.dtype}, which the root embedding, "
                     f"{slot.dtype}, would cut off: give the root that dtype."
                 )
             slot.copy_(leaf)
@@ -253,6 +251,10 @@ def _nest(leaves: dict[NestedKey, Tensor], batch_size: int) -> TensorDictBase:
             level = level.setdefault(name, {})
         level[last] = leaf
     return TensorDict(nested, batch_size=[batch_size])
+
+
+def _entry(key: str) -> str:
+    return f" entry {key!r}" if key != _WHOLE else ""
 
 
 def _names(leaves: dict[NestedKey, Tensor]) -> list[str]:
