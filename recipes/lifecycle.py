@@ -43,12 +43,12 @@ FREE_KEYS += (
 
 def check_same_settings(cfg: DictConfig, run: RunDirectory, state: str) -> None:
     """Refuse to take a run of other settings, ``state`` says which, for this one."""
-    there, here = (common.without_machine(each) for each in (run.read_config(), common.plain(cfg)))
+    there, here = (common.without_machine(each) for each in (run.read_config(), to_plain(common.plain(cfg))))
+    compared = [key for key in here if key not in FREE_KEYS]
     there, here = (
-        {key: value for key, value in each.items() if key not in FREE_KEYS} | common.unusual_computation(each)
-        for each in (there, to_plain(here))
+        {key: each[key] for key in compared if key in each} | common.unusual_computation(each)
+        for each in (there, here)
     )
-    there = {key: value for key, value in there.items() if key in here}
     if other := differences(there, here):
         said = [f"{key} {before} there, {now} here" for key, (before, now) in other.items()]
         raise ValueError(
