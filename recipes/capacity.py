@@ -25,7 +25,7 @@ from xtra_rl.studies.capacity import read_cases
 from xtra_rl.studies.schedule import longest_chain, makespan
 
 #: Experiments of the repository's own, which the paper does not have.
-_OWN = ("laptop", "laptop_mazes", "laptop_variants", "task_weights")
+_OWN = ("laptop", "laptop_mazes", "laptop_parts", "laptop_variants", "task_weights")
 
 
 def positive(text: str) -> int:
