@@ -4,8 +4,9 @@
 
 STUDIES holds the study folders (``table1-laptop/runs/<system>/<target>-s<seed>``). Writes ``games.csv`` (every game of
 every evaluation), ``task_weights.csv`` (a row whenever one changed), ``runs.csv`` (a row a run: commit, hours, means,
-command). Unfinished runs are in it, too, and named so. ``runs.tar.xz`` holds plans and runs without weights and
-pictures, as far as ``recipes/report.py`` and ``recipes/study.py`` read them.
+command) and ``datasets.csv`` (every game that cross tasks were learnt from). Unfinished runs are in it, too, and named
+so. ``runs.tar.xz`` holds plans and runs without weights and pictures, as far as ``recipes/report.py`` and
+``recipes/study.py`` read them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from xtra_rl.data import TrajectoryDataset
 from xtra_rl.files import write_csv
 from xtra_rl.runs.record import Run, read_run
 from xtra_rl.training.checkpoint import load_checkpoint
@@ -77,6 +79,15 @@ def about(run: Run) -> dict[str, Any]:
     return row
 
 
+def recorded(studies: Path) -> Iterator[dict[str, Any]]:
+    """Games of the datasets of the study."""
+    for path in sorted(studies.glob("artifacts/datasets/*/manifest.json")):
+        dataset = TrajectoryDataset(path.parent)
+        for entry in dataset.episodes:
+            row = {name: int(entry[name]) for name in ("checkpoint", "number", "length")}
+            yield {"task": dataset.task} | row | {"return": float(entry["raw_return"])}
+
+
 #: Files of a run that a report is made from.
 KEPT = ("config.yaml", "manifest.json", "summary.json", "metrics.csv", "evaluations.csv")
 
@@ -112,6 +123,7 @@ def main(studies: Path, out: Path) -> None:
         tables["games"] += [cell | row for row in games(run)]
         tables["task_weights"] += [cell | row for row in weights(run)]
         tables["runs"].append(cell | about(run))
+    tables["datasets"] = list(recorded(studies))
     for name, rows in filter(lambda item: item[1], tables.items()):
         columns = dict.fromkeys(key for row in rows for key in row)
         write_csv(out / f"{name}.csv", [{key: row.get(key, "") for key in columns} for row in rows])

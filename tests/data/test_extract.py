@@ -42,8 +42,9 @@ def test_games_are_the_same_rows_frames_and_predictions(whole, tmp_path):
 
 
 def test_first_games_of_every_checkpoint(whole):
-    assert first_games(whole, 1) == [0, 1]
-    assert first_games(whole, 2) == [0, 1, 2, 3]
+    """First by number, as games began: a dataset holds them as they ended, the short ones first."""
+    assert first_games(whole, 1) == [3, 4]
+    assert first_games(whole, 2) == [1, 2, 3, 4]
     assert first_games(whole, 99) == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="games_per_checkpoint is 0"):
         first_games(whole, 0)

@@ -54,6 +54,15 @@ def test_nothing_has_to_be_built(cfg, name, tmp_path, scale):
     assert not list(tmp_path.iterdir())
 
 
+def test_games_were_not_taken_by_how_they_went(name):
+    """The first environments' games of each checkpoint; those that ended first would be the short ones."""
+    for task in GAMES[name][0]:
+        episodes = TrajectoryDataset(SHIPPED / name / task).episodes
+        chosen = {(int(entry["checkpoint"]), int(entry["number"])) for entry in episodes}
+        checkpoints = {checkpoint for checkpoint, _ in chosen}
+        assert chosen == {(checkpoint, number) for checkpoint in checkpoints for number in range(4)}, task
+
+
 def test_files_are_what_was_written_and_the_card_says_where_from(name):
     games, about = GAMES[name][0], xtra_rl.load_pretrained(SHIPPED / name / "student").description
     made = about.metadata["artifact"]["key"]["teachers"]

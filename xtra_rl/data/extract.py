@@ -12,15 +12,19 @@ from xtra_rl.data.trajectory_writer import TrajectoryWriter
 
 
 def first_games(dataset: TrajectoryDataset, games_per_checkpoint: int) -> list[int]:
-    """Numbers of the first games of every checkpoint that played, in the order of the dataset.
+    """The first games of every checkpoint that played, as positions in the dataset.
+
+    First are those that began in the first environments. A dataset holds games in the order in which they ended: its
+    first ones are the short ones, whose returns and states are not those of the whole.
 
     Raises:
         ValueError: if ``games_per_checkpoint`` is not positive.
     """
     if games_per_checkpoint < 1:
         raise ValueError(f"games_per_checkpoint is {games_per_checkpoint}; expected at least 1")
-    checkpoints = np.array(dataset.episodes["checkpoint"])
-    chosen = [np.flatnonzero(checkpoints == each)[:games_per_checkpoint] for each in np.unique(checkpoints)]
+    checkpoints, numbers = (np.array(dataset.episodes[key]) for key in ("checkpoint", "number"))
+    began = np.argsort(numbers, kind="stable")
+    chosen = [began[checkpoints[began] == each][:games_per_checkpoint] for each in np.unique(checkpoints)]
     return sorted(np.concatenate(chosen).tolist())
 
 
