@@ -109,3 +109,11 @@ def test_impossible_rows_are_named():
         act(PriorPolicy(Logits()), torch.zeros(1, A), torch.zeros(1, A, dtype=torch.bool), RANDOM)
     with pytest.raises(ValueError, match="not finite"):
         act(PriorPolicy(Logits()), torch.full((1, A), torch.nan), torch.ones(1, A).bool(), DETERMINISTIC)
+
+
+def test_each_part_of_the_model_gets_its_own_mode_back():
+    model = small_model().train()
+    model.representation.eval()
+    act(PriorPolicy(model), frames(2), torch.ones(2, A, dtype=torch.bool), RANDOM)
+    assert model.training and model.prediction.training
+    assert not any(part.training for part in model.representation.modules())

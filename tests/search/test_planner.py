@@ -64,6 +64,24 @@ def test_rollout_and_collector_get_legal_actions_and_all_search_keys(planner_cla
     collector.shutdown()
 
 
+def test_keys_can_be_selected_and_renamed(planner_class):
+    planner = planner_class(TableModel(), num_simulations=4).select_out_keys("action")
+    assert set(planner(tensordict()).keys(include_nested=True, leaves_only=True)) == {
+        *tensordict().keys(),
+        "action",
+    }
+    planner = planner_class(TableModel(), num_simulations=4)
+    planner.in_keys, planner.out_keys = ["frames", "legal"], ["move", *planner.out_keys[1:]]
+    data = tensordict().rename_key_("observation", "frames").rename_key_("action_mask", "legal")
+    assert LEGAL[planner(data)["move"]].all()
+
+
+def test_without_a_mask_it_says_where_one_comes_from(planner_class):
+    planner = planner_class(TableModel(), num_simulations=4)
+    with pytest.raises(KeyError, match=r"of \['observation'\]; for the mask append xtra_rl.envs.LegalActions"):
+        planner(tensordict().select("observation"))
+
+
 def test_a_tensordict_without_batch_dimension_is_planned_too(planner_class):
     planner = planner_class(TableModel(), num_simulations=4)
     with set_exploration_type(ExplorationType.DETERMINISTIC):

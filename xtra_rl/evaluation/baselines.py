@@ -11,9 +11,10 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.common import EnvBase
 
 from xtra_rl.evaluation.evaluate import EvaluationResult, SupportsUpdate, default_make_env, evaluate
+from xtra_rl.modules import OwnGenerator
 
 
-class RandomPolicy(TensorDictModuleBase):
+class RandomPolicy(OwnGenerator, TensorDictModuleBase):
     """Draw a legal action uniformly, under every exploration type.
 
     Reads ``action_mask [N, A]`` bool, writes ``action [N]`` int64.

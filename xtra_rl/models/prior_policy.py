@@ -11,6 +11,7 @@ from tensordict.nn import InteractionType, TensorDictModuleBase
 from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor, nn
 
+from xtra_rl.modules import OwnGenerator, evaluating
 from xtra_rl.search.types import InitialOutput
 
 
@@ -21,7 +22,7 @@ class RootModel(Protocol):
         """Prior logits ``[B, A]``, value and embedding of ``observation [B, F*C, H, W]``."""
 
 
-class PriorPolicy(TensorDictModuleBase):
+class PriorPolicy(OwnGenerator, TensorDictModuleBase):
     """Act by a model's policy head without search, as behaviour cloning does (XTRA, arXiv 2210.10763, appendix O).
 
     Reads ``observation [*, F*C, H, W]`` and ``action_mask [*, A]`` bool (True = legal), writes ``action [*]`` int64:
@@ -81,9 +82,5 @@ class PriorPolicy(TensorDictModuleBase):
         if not isinstance(model, nn.Module):
             return model.initial_inference(observation).prior_logits
         tensor = next(itertools.chain(model.parameters(), model.buffers()), observation)
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             return model.initial_inference(observation.to(tensor.device)).prior_logits
-        finally:
-            model.train(training)

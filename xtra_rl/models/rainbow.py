@@ -11,6 +11,8 @@ from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor, nn
 from torchrl.modules import MLP, NoisyLinear
 
+from xtra_rl.modules import OwnGenerator
+
 _CHANNELS = (32, 64)
 _KERNEL = 5  # and the stride of both convolutions
 
@@ -166,7 +168,7 @@ def resample_noise(module: nn.Module, generator: torch.Generator) -> None:
         layer.bias_epsilon.copy_(outgoing)
 
 
-class RainbowPolicy(TensorDictModuleBase):
+class RainbowPolicy(OwnGenerator, TensorDictModuleBase):
     """Take the legal action of the highest mean return.
 
     Reads ``observation [N, F*C, H, W]`` and ``action_mask [N, A]`` bool, writes ``action [N]`` int64. Under
@@ -201,14 +203,6 @@ class RainbowPolicy(TensorDictModuleBase):
 
     def set_train_step(self, train_step: int) -> None:
         """Nothing here follows a schedule."""
-
-    def rng_state(self) -> Tensor:
-        """State of the generator, to be saved in a checkpoint."""
-        return self.generator.get_state()
-
-    def set_rng_state(self, state: Tensor) -> None:
-        """Continue the random numbers where :meth:`rng_state` was taken."""
-        self.generator.set_state(state)
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tensordict.nn import InteractionType, TensorDictModuleBase
 from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor, nn
 
+from xtra_rl.modules import OwnGenerator, evaluating
 from xtra_rl.search import checks
 from xtra_rl.search.backends import BackendName, check_backend_name
 from xtra_rl.search.cuda_graph import SearchGraphs
@@ -25,7 +25,7 @@ from xtra_rl.search.ties import draw_tie_seeds
 from xtra_rl.search.types import InitialOutput, SearchModel, SearchResult
 
 
-class SearchPlanner(TensorDictModuleBase):
+class SearchPlanner(OwnGenerator, TensorDictModuleBase):
     """Base of the planners: a subclass says how to search, which noise to draw, and how to explore.
 
     As a policy it reads ``observation [*, F*C, H, W]`` and ``action_mask [*, A]`` (True = legal) and writes
@@ -116,33 +116,24 @@ class SearchPlanner(TensorDictModuleBase):
         checks.check_range("temperature", value, 0)
         self._temperature = float(value)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """With the generator's state as bytes, since neither it nor that tensor can be sent to another process."""
-        random_state = self.generator.get_state().numpy().tobytes()
-        return self.__dict__ | {"generator": (str(self.generator.device), random_state)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        device, random_state = state["generator"]
-        super().__setstate__(state | {"generator": torch.Generator(device)})
-        self.generator.set_state(torch.frombuffer(bytearray(random_state), dtype=torch.uint8))
-
     def set_train_step(self, train_step: int) -> None:
         """Take the temperature that the schedule has for a training step; without a schedule, leave it."""
         if self._schedule is not None:
             self.temperature = self._schedule(train_step)
 
-    def rng_state(self) -> Tensor:
-        """State of the generator, to be saved in a checkpoint."""
-        return self.generator.get_state()
-
-    def set_rng_state(self, state: Tensor) -> None:
-        """Continue the random numbers where :meth:`rng_state` was taken."""
-        self.generator.set_state(state)
-
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Search from the observations, on the model's device, and write the keys of the class docstring."""
-        action_mask, observation = tensordict.get("action_mask"), tensordict.get("observation")
+        """Search from the observations, on the model's device, and write the keys of the class docstring.
+
+        Raises:
+            KeyError: if the environment says nothing about legal actions.
+        """
+        observation, action_mask = (tensordict.get(key, None) for key in self.in_keys)
+        if observation is None or action_mask is None:
+            raise KeyError(
+                f"a planner reads {self.in_keys}, of {list(tensordict.keys())}; for the mask append"
+                " xtra_rl.envs.LegalActions() to the environment, or rename planner.in_keys"
+            )
         batch, home = action_mask.shape[:-1], observation.device
         device = _device_of(self.world_model, home)
         observation = observation.reshape(-1, *observation.shape[len(batch) :]).to(device)
@@ -161,7 +152,7 @@ class SearchPlanner(TensorDictModuleBase):
             result.depth,
             result.entropy,
         )
-        for key, output in zip(self.out_keys, outputs, strict=True):
+        for key, output in zip(self.out_keys_source, outputs, strict=True):
             tensordict.set(key, output.reshape((*batch, *output.shape[1:])).to(home))
         return tensordict
 
@@ -208,7 +199,7 @@ class SearchPlanner(TensorDictModuleBase):
         bound = self._roots_at_once(initial)
         limit = min(bound, size[0])
         results = []
-        with _evaluating(self.world_model):
+        with evaluating(self.world_model):
             for start in range(0, size[0], limit):
                 count = min(limit, size[0] - start)
                 rows = self._rows(start, count, bound, action_mask.device)
@@ -261,7 +252,7 @@ class SearchPlanner(TensorDictModuleBase):
                 "observation has no rows, expected at least one root: skip the search of an empty batch."
             )
         limit = self.max_roots or len(observation)
-        with _evaluating(self.world_model):
+        with evaluating(self.world_model):
             outputs = [self.world_model.initial_inference(chunk) for chunk in observation.split(limit)]
         if len(outputs) == 1:
             return outputs[0]
@@ -306,16 +297,3 @@ def _device_of(model: Any, default: torch.device) -> torch.device:
         return default
     tensors = itertools.chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors), default)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Run a module in eval mode and give each of its sub-modules its own mode back."""
-    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
