@@ -115,5 +115,6 @@ def test_each_part_of_the_model_gets_its_own_mode_back():
     model = small_model().train()
     model.representation.eval()
     act(PriorPolicy(model), frames(2), torch.ones(2, A, dtype=torch.bool), RANDOM)
-    assert model.training and model.prediction.training
+    assert model.training
+    assert model.prediction.training
     assert not any(part.training for part in model.representation.modules())

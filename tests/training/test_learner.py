@@ -86,6 +86,25 @@ def test_measuring_step_takes_the_same_update_as_a_plain_one(reduction):
     assert -1 <= more["grad_cos/amidar"] <= 1
 
 
+@pytest.mark.parametrize("start", [0, 10**6], ids=["measuring", "plain"])
+def test_what_is_frozen_or_in_no_loss_stays_as_it_is(start):
+    """Also in the hands of an optimiser that decays all it was given."""
+    torch.manual_seed(0)
+    model = make_world_model(**SIZES)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    freeze_components(model, ["representation"])
+    weights = weights_with("amidar", 0.3, start=start)
+    one = Learner(
+        MuZeroLoss(model, consistency_coef=0), optimizer, tasks=["alien", "amidar"], frame_stack=F,
+        augmentation=False, task_weights=weights,
+    )  # fmt: skip
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for seed in range(2):
+        one.step(batch([0, 0, 1, 1], seed))
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"dynamics", "prediction"}
+
+
 def test_logged_losses_are_plain_means_of_each_task():
     data = batch([0, 0, 1, 1, 1, 1])
     data["priority_weight"] = torch.tensor([0.1, 1.0, 0.5, 0.2, 0.3, 0.9])

@@ -37,6 +37,19 @@ def test_parameter_that_a_task_does_not_reach_gets_zero():
     assert gradient_cosines(gradients)[1].item() == pytest.approx(1.0)
 
 
+def test_frozen_parameter_gets_zero():
+    free, frozen = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    frozen.requires_grad_(False)
+    (gradients,) = task_gradients((free * frozen).sum()[None], [frozen, free])
+    assert [gradient.tolist() for gradient in gradients] == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-7, 1.0, 1e15])
+def test_cosines_do_not_depend_on_the_length(scale):
+    gradients = [[scale * torch.tensor(vector)] for vector in ([3.0, 4.0], [4.0, 3.0], [0.0, 0.0])]
+    torch.testing.assert_close(gradient_cosines(gradients), torch.tensor([1.0, 0.96, 0.0]))
+
+
 def test_gram_holds_every_dot_product():
     gradients = [
         [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])],

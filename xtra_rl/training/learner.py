@@ -23,6 +23,7 @@ from xtra_rl.transfer import (
     TaskWeighting,
     gradient_gram,
     gram_cosines,
+    reached_parameters,
     sample_weights,
     set_combined_gradient,
     task_coefficients,
@@ -292,16 +293,18 @@ class Learner:
         counts = torch.bincount(batch["task_id"], minlength=len(self.tasks))
         if self.shard is not None:
             losses, counts = losses * self.shard.factors(counts), self.shard.counts.to(counts.device)
+        parameters = reached_parameters(losses, self.parameters)
+        self.optimizer.zero_grad(set_to_none=True)
         with distributed.noticing_losses():
-            gradients = task_gradients(losses, self.parameters)
+            gradients = task_gradients(losses, parameters)
         part = None if self.shard is None else distributed.scatter_gradients(gradients)
         gram = gradient_gram(gradients) if part is None else distributed.scattered_gram(part)
         coefficients = task_coefficients(weights, counts, reduction=self.reduction)
         coefficients = self.task_weights.combine(coefficients, gram)  # type: ignore[union-attr]
         if part is None:
-            set_combined_gradient(self.parameters, gradients, coefficients)
+            set_combined_gradient(parameters, gradients, coefficients)
         else:
-            distributed.gather_combined_gradient(self.parameters, part, coefficients)
+            distributed.gather_combined_gradient(parameters, part, coefficients)
         cosines = gram_cosines(gram)
         present = {task: cosines[i] for i, task in enumerate(self.tasks) if i > 0 and counts[i] > 0}
         metrics = self._metrics(logs, batch) | {f"grad_cos/{task}": value for task, value in present.items()}

@@ -5,6 +5,7 @@ from xtra_rl.transfer.gradients import (
     gradient_cosines,
     gradient_gram,
     gram_cosines,
+    reached_parameters,
     set_combined_gradient,
     task_gradients,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "make_task_weighting",
     "register_task_weighting",
     "sample_weights",
+    "reached_parameters",
     "set_combined_gradient",
     "task_coefficients",
     "task_gradients",

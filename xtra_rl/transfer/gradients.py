@@ -13,7 +13,8 @@ def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[l
 
     Args:
         losses: ``[M]``, from :meth:`~xtra_rl.objectives.muzero.MuZeroLoss.task_losses`.
-        parameters: those to differentiate; one that a loss does not reach gets zeros.
+        parameters: those to differentiate; one that is frozen, or that a loss does not reach, gets zeros
+            (:func:`reached_parameters` leaves out those that no loss reaches).
 
     Returns:
         M lists of tensors like ``parameters``.
@@ -33,13 +34,41 @@ def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[l
         >>> layer.weight.grad
         tensor([[1.5000, 0.5000]])
     """
+    learning = [i for i, parameter in enumerate(parameters) if parameter.requires_grad]
+    wanted = [parameters[i] for i in learning]
     gradients = []
-    for i in range(losses.numel()):
-        keep_graph = i + 1 < losses.numel()
-        found = torch.autograd.grad(losses[i], parameters, retain_graph=keep_graph, allow_unused=True)
-        pairs = zip(parameters, found, strict=True)
+    for task in range(losses.numel()):
+        keep_graph = task + 1 < losses.numel()
+        found = torch.autograd.grad(losses[task], wanted, retain_graph=keep_graph, allow_unused=True)
+        by_index = dict(zip(learning, found, strict=True))
+        pairs = ((parameter, by_index.get(i)) for i, parameter in enumerate(parameters))
         gradients.append([torch.zeros_like(p) if g is None else g for p, g in pairs])
     return gradients
+
+
+def reached_parameters(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those of ``parameters`` that the graph of ``losses [M]`` ends in: for the others ``backward`` leaves no gradient.
+
+    A gradient of zeros is not the same: with it an optimiser decays a weight and goes on with its momentum.
+
+    Example:
+        >>> used, frozen, unused = (nn.Parameter(torch.ones(1)) for _ in range(3))
+        >>> losses = 2 * used + frozen.requires_grad_(False)
+        >>> [parameter is used for parameter in reached_parameters(losses, [used, frozen, unused])]
+        [True]
+    """
+    found: set[int] = set()
+    nodes = [losses.grad_fn]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        found.add(id(getattr(node, "variable", None)))  # of a leaf's node, AccumulateGrad
+        following = {after for after, _ in node.next_functions} - seen
+        seen |= following
+        nodes.extend(following)
+    return [parameter for parameter in parameters if id(parameter) in found]
 
 
 def gradient_gram(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -65,7 +94,8 @@ def gram_cosines(gram: Tensor, target: int = 0) -> Tensor:
         target: index of the target task; its own entry is 1. A zero gradient has cosine 0.
     """
     norms = gram.diagonal().sqrt()
-    return gram[target] / (norms * norms[target]).clamp(min=1e-12)
+    product = norms * norms[target]
+    return torch.where(product > 0, gram[target] / product, 0.0)
 
 
 def gradient_cosines(gradients: Sequence[Sequence[Tensor]], target: int = 0) -> Tensor:
