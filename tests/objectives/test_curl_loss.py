@@ -249,3 +249,11 @@ def test_keys_follow_as_a_moving_average_and_values_are_copied_every_interval():
 def test_a_negative_coefficient_is_refused():
     with pytest.raises(ValueError, match="contrastive_coef is -1"):
         loss_of(contrastive_coef=-1)
+
+
+@pytest.mark.parametrize("key", ["action", "priority_weight"])
+def test_a_dimension_of_one_is_refused(key):
+    batch = batch_of(priority_weight=torch.ones(B))
+    batch[key] = batch[key][:, None]
+    with pytest.raises(ValueError, match=rf"'{key}' has shape \[{B}, 1\]; expected \[{B}\]"):
+        loss_of()(batch)

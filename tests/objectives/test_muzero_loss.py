@@ -41,6 +41,51 @@ def test_untrained_model_pays_the_entropy_of_a_uniform_guess():
     assert losses["loss_reward"].item() == pytest.approx(log(torch.tensor(11.0)).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("term", ["policy", "value", "reward"])
+def test_a_target_that_does_not_count_may_be_nan(term):
+    loss, data = make_loss(), batch()
+    for sample in range(3):
+        data[f"{term}_mask"][sample] = False
+        data[f"{term}_target"][sample] = torch.nan
+    outputs = loss(data)
+    sum(outputs[f"loss_{name}"] for name in ("policy", "value", "reward", "consistency")).backward()
+    assert all(output.isfinite() for output in outputs.values())
+    assert all(p.grad.isfinite().all() for p in loss.parameters() if p.grad is not None)
+    data[f"{term}_mask"] = torch.ones_like(data[f"{term}_mask"])
+    assert loss(data)[f"loss_{term}"].isnan()  # one that counts is seen
+
+
+def test_logits_of_illegal_actions_may_be_minus_infinity(monkeypatch):
+    loss, data = make_loss(), batch()
+    data["policy_target"][..., 0] = 0
+    predict = loss.world_model.predict
+
+    def without_the_first(latent):
+        policy, value = predict(latent)
+        return policy.masked_fill(torch.arange(A) == 0, -torch.inf), value
+
+    monkeypatch.setattr(loss.world_model, "predict", without_the_first)
+    outputs = loss(data)
+    outputs["loss_policy"].backward()
+    assert outputs["loss_policy"].isfinite()
+    assert 0 < outputs["policy_entropy"] < torch.log(torch.tensor(float(A)))
+    assert all(p.grad.isfinite().all() for p in loss.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("key", ["priority_weight", "task_weight"])
+def test_weights_with_a_dimension_of_one_are_refused(key):
+    data = batch().set(key, torch.ones(6, 1))
+    with pytest.raises(ValueError, match=rf"'{key}' has shape \[6, 1\]; expected \[6\]"):
+        make_loss()(data)
+
+
+def test_the_key_of_the_tasks_can_be_renamed():
+    loss, data = make_loss(), batch()
+    loss.set_keys(task_id="game")
+    losses, _ = loss.task_losses(data.set("game", torch.tensor([0, 0, 0, 1, 1, 1])), 2)
+    assert losses.shape == (2,)
+
+
 @pytest.mark.parametrize("term", ["policy", "value", "reward", "consistency"])
 def test_masked_targets_change_nothing_and_get_no_gradient(term):
     loss, data = make_loss(), batch()

@@ -26,12 +26,12 @@ def buffer_of(length, **last):
     return buffer
 
 
-def targets_of(buffer, **options):
+def targets_of(buffer, width=3, **options):
     targets = NStepTargets(
         torch.ones(A, dtype=torch.bool), td_steps=3, discount=0.5, frame_stack=2, **options
     )
     windows = buffer.sample_windows(
-        buffer.num_transitions, unroll_steps=0, bootstrap_steps=targets.bootstrap_steps, frame_stack=2
+        buffer.num_transitions, unroll_steps=0, bootstrap_steps=width, frame_stack=2
     )
     batch = targets(windows.set("task_id", torch.zeros(len(windows), dtype=torch.int64)))
     return batch[batch["index"].argsort()]
@@ -49,6 +49,14 @@ def test_n_steps_stop_at_terminals_and_bootstrap_across_truncation(ending):
     assert batch["bootstrap_observation"].flatten(1).tolist() == [[2, 3], [3, 4], [4, 5], [4, 5], [4, 5]]
     assert batch["pixels"].flatten(1).tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4]]
     assert batch["action"].tolist() == [0, 1, 2, 3, 0]
+
+
+def test_wider_windows_change_nothing_and_narrower_ones_are_refused():
+    """A batch source gives every task windows for the longest returns of all."""
+    buffer = buffer_of(5, terminated=True)
+    assert (targets_of(buffer, width=5) == targets_of(buffer)).all()
+    with pytest.raises(ValueError, match="have 2 transitions; expected td_steps=3"):
+        targets_of(buffer, width=2)
 
 
 def test_rewards_can_be_learnt_as_they_are():

@@ -26,6 +26,13 @@ def targets(*parts, td_steps=N):
     return n_step_values(*parts, td_steps=torch.tensor([td_steps]), unroll_steps=K, discount=GAMMA)
 
 
+def test_a_window_without_room_for_its_returns_is_refused():
+    with pytest.raises(
+        ValueError, match=r"4 transitions; expected at least unroll_steps \+ td_steps = 2 \+ 3"
+    ):
+        targets(*window(), td_steps=3)
+
+
 def test_inside_an_episode():
     # z0 = 1 + .5*2 + .25*300 = 77;  z1 = 2 + .5*4 + .25*400 = 104;  z2 = 4 + .5*8 + .25*500 = 133.
     value, mask = targets(*window())

@@ -98,3 +98,11 @@ def test_hook_steps_and_logs_the_scheduler_at_the_trainer_s_stages():
     registered["post_optim"]()
     assert registered["post_optim_log"](None)["task_weight/phoenix"] == 0.0
     assert registered["task_weights"].state_dict()["steps"] == 1
+
+
+def test_a_student_without_a_component_is_told_which():
+    source, target = model(0), model(1)
+    components = {name: part for name, part in source.components().items() if name != "projection"}
+    source.components = lambda: components
+    with pytest.raises(ValueError, match="the pretrained model has no projection; leave 'projection' out"):
+        transfer_components(source, target)

@@ -51,8 +51,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 class Support:
     """Integer atoms ``-size .. size`` on the transformed scale h(x).
 
-    The support is symmetric on purpose: zero-initialised heads then decode to exactly 0, where an asymmetric one would
-    start bootstrapping from a made-up constant.
+    The support is symmetric on purpose: zero-initialised heads then decode to 0 (up to rounding, 1e-5 for 601 bins),
+    where an asymmetric one would start bootstrapping from a made-up constant.
 
     Args:
         size: largest atom; EfficientZero uses 300, hence 601 bins.

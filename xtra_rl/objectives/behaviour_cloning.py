@@ -11,7 +11,14 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 
 from xtra_rl.models.world_model import WorldModel
-from xtra_rl.objectives.reduction import Reduction, check_reduction, reduce, sample_weight, task_means
+from xtra_rl.objectives.reduction import (
+    Reduction,
+    check_reduction,
+    check_vector,
+    reduce,
+    sample_weight,
+    task_means,
+)
 
 
 class BehaviourCloningLoss(LossModule):
@@ -110,7 +117,11 @@ class BehaviourCloningLoss(LossModule):
         return losses, self._outputs(tensordict, samples).detach()
 
     def per_sample(self, tensordict: TensorDictBase) -> TensorDict:
-        """``policy``, ``accuracy`` and ``policy_entropy`` of each sample ``[B]``, before any weight."""
+        """``policy``, ``accuracy`` and ``policy_entropy`` of each sample ``[B]``, before any weight.
+
+        Raises:
+            ValueError: if the mask of the samples that count has another shape.
+        """
         keys, model = self.tensor_keys, self.world_model
         action, action_mask = tensordict[keys.action], tensordict[keys.action_mask]
         policy_logits, _ = model.predict(model.represent(tensordict[keys.observation]))
@@ -118,6 +129,7 @@ class BehaviourCloningLoss(LossModule):
         policy = torch.nn.functional.cross_entropy(legal_logits, action, reduction="none")
         counts = tensordict.get(keys.policy_mask, None)
         if counts is not None:
+            check_vector(keys.policy_mask, counts, policy)
             # Not a product: the filler action of a sample that does not count may be illegal, and 0 * inf is NaN.
             policy = torch.where(counts, policy, 0.0)
 

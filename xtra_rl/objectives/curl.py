@@ -15,7 +15,7 @@ from torchrl.objectives.common import LossModule
 
 from xtra_rl.data.augment import crop_and_shift
 from xtra_rl.models.rainbow import RainbowNetwork, resample_noise, to_float
-from xtra_rl.objectives.reduction import sample_weight, task_means
+from xtra_rl.objectives.reduction import check_vector, sample_weight, task_means
 from xtra_rl.objectives.target_updater import LaggingTarget
 
 
@@ -235,10 +235,15 @@ class CurlLoss(LossModule):
         return losses, self._outputs(tensordict, samples).detach()
 
     def per_sample(self, tensordict: TensorDictBase) -> TensorDict:
-        """``value``, ``contrastive``, ``action_value`` and ``contrastive_accuracy`` of each sample ``[B]``."""
+        """``value``, ``contrastive``, ``action_value`` and ``contrastive_accuracy`` of each sample ``[B]``.
+
+        Raises:
+            ValueError: if there is not one action a sample.
+        """
         keys, network = self.tensor_keys, self.network
         observation, action_mask = tensordict[keys.observation], tensordict[keys.action_mask]
-        size = len(observation)
+        size, action = len(observation), tensordict[keys.action]
+        check_vector(keys.action, action, observation[:, 0, 0, 0])
         resample_noise(network, self.generator)
         resample_noise(self.target.module, self.generator)
         views = [crop_and_shift(observation, generator=self.generator) for _ in range(2)]
@@ -246,7 +251,7 @@ class CurlLoss(LossModule):
             features, of_anchors = network.features(torch.cat([observation, views[0]])).split(size)
             log_probabilities = network.log_probabilities(features, action_mask)  # [B, A, N]
             wanted = self.target_distribution(tensordict)
-        taken = log_probabilities[torch.arange(size, device=wanted.device), tensordict[keys.action]]
+        taken = log_probabilities[torch.arange(size, device=wanted.device), action]
         value = -(wanted * taken).sum(-1)
         with torch.no_grad():
             own_keys = self.target.keys(to_float(views[1]))

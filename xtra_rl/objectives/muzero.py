@@ -67,6 +67,7 @@ class MuZeroLoss(LossModule):
             policy_mask, value_mask, reward_mask, consistency_mask (NestedKey): which of them count, bool.
             priority_weight (NestedKey): importance weight of the sample, ``[B]``; 1 where absent.
             task_weight (NestedKey): coefficient of the sample's task, ``[B]``; 1 where absent.
+            task_id (NestedKey): ``[B]`` int64; read by :meth:`task_losses` alone.
             priority (NestedKey): written, ``[B]``. Defaults to ``"td_error"``.
             sample_loss (NestedKey): written: each term of each sample, ``[B]``, detached and without weights.
         """
@@ -83,6 +84,7 @@ class MuZeroLoss(LossModule):
         consistency_mask: NestedKey = "consistency_mask"
         priority_weight: NestedKey = "priority_weight"
         task_weight: NestedKey = "task_weight"
+        task_id: NestedKey = "task_id"
         priority: NestedKey = "td_error"
         sample_loss: NestedKey = "sample_loss"
 
@@ -154,7 +156,7 @@ class MuZeroLoss(LossModule):
         samples = self.per_sample(tensordict)
         total = sum(samples[name] for name in self.coefs)
         weighted = total * sample_weight(tensordict, [self.tensor_keys.priority_weight], total)
-        losses = task_means(weighted, tensordict["task_id"], num_tasks)
+        losses = task_means(weighted, tensordict[self.tensor_keys.task_id], num_tasks)
         return losses, self._outputs(tensordict, samples).detach()
 
     def _outputs(self, tensordict: TensorDictBase, samples: TensorDict) -> TensorDict:
@@ -181,15 +183,18 @@ class MuZeroLoss(LossModule):
         policy_logits, value_logits = self._heads(latents)
 
         log_probs = at_least_float32(policy_logits).log_softmax(-1)
-        policy_target, policy_mask = tensordict[keys.policy_target], tensordict[keys.policy_mask]
-        policy = -(policy_target * log_probs).sum(-1) * policy_mask
-        support = self.world_model.support
-        value_target = tensordict[keys.value_target]
-        value = support.cross_entropy(value_logits, value_target) * tensordict[keys.value_mask]
-        reward = (
-            support.cross_entropy(reward_logits, tensordict[keys.reward_target])
-            * tensordict[keys.reward_mask]
+        # A target that does not count may be anything, NaN too, which a product with its mask would not remove.
+        policy_mask, value_mask, reward_mask = (
+            tensordict[key] for key in (keys.policy_mask, keys.value_mask, keys.reward_mask)
         )
+        policy_target = torch.where(policy_mask.unsqueeze(-1), tensordict[keys.policy_target], 0.0)
+        # Where the target is 0 a model may say -inf.
+        policy = -torch.where(policy_target == 0, 0.0, policy_target * log_probs).sum(-1) * policy_mask
+        support = self.world_model.support
+        value_target = torch.where(value_mask, tensordict[keys.value_target], 0.0)
+        value = support.cross_entropy(value_logits, value_target) * value_mask
+        reward_target = torch.where(reward_mask, tensordict[keys.reward_target], 0.0)
+        reward = support.cross_entropy(reward_logits, reward_target) * reward_mask
         terms = {"policy": policy, "value": value, "reward": reward}
         terms["consistency"] = self._consistency(tensordict, latents, policy)
 
@@ -198,7 +203,8 @@ class MuZeroLoss(LossModule):
         error = (support.decode(value_logits[:, 0].detach()) - value_target[:, 0]).abs()
         tensordict.set(keys.priority, error + 1e-6)
         root_log_probs = log_probs[:, 0].detach()
-        out["policy_entropy"] = -(root_log_probs.exp() * root_log_probs).sum(-1)
+        finite = root_log_probs.clamp(min=torch.finfo(root_log_probs.dtype).min)
+        out["policy_entropy"] = -(root_log_probs.exp() * finite).sum(-1)
         out["target_entropy"] = torch.special.entr(policy_target[:, 0]).sum(-1)
         out["value_error"] = error
         return TensorDict(out, batch_size=action.shape[:1])

@@ -31,12 +31,29 @@ def reduce(x: Tensor, reduction: Reduction) -> Tensor:
 
 
 def sample_weight(tensordict: TensorDictBase, keys: Sequence[NestedKey], like: Tensor) -> Tensor:
-    """Product of those weights ``[B]`` that the batch has."""
+    """Product of those weights ``[B]`` that the batch has.
+
+    Raises:
+        ValueError: if one has another shape, which broadcasting would hide.
+    """
     weight = torch.ones_like(like)
     for key in keys:
         factor = tensordict.get(key, None)
-        weight = weight if factor is None else weight * factor
+        if factor is not None:
+            check_vector(key, factor, like)
+            weight = weight * factor
     return weight
+
+
+def check_vector(key: NestedKey, values: Tensor, like: Tensor) -> None:
+    """Refuse what is not one number a sample.
+
+    Raises:
+        ValueError: if the shapes of ``values`` and ``like`` differ.
+    """
+    if values.shape != like.shape:
+        shapes = f"{list(values.shape)}; expected {list(like.shape)}"
+        raise ValueError(f"{key!r} has shape {shapes}, one for each sample, without a dimension of 1")
 
 
 def task_means(x: Tensor, task_id: Tensor, num_tasks: int) -> Tensor:

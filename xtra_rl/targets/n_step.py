@@ -78,14 +78,20 @@ class NStepTargets:
             ``task_id [B]``.
 
         Raises:
-            ValueError: if the data holds an action that is illegal in the task.
+            ValueError: if the data holds an action that is illegal in the task, or windows are shorter than n.
         """
-        pixels, action, known = windows["pixels"], windows["action"][:, 0], windows["transition_mask"]
+        if (width := windows["reward"].shape[1]) < self.td_steps:
+            raise ValueError(f"the windows have {width} transitions; expected td_steps={self.td_steps}")
+        # Beside tasks of longer returns windows are wider.
+        reward, known, terminated = (
+            windows[key][:, : self.td_steps] for key in ("reward", "transition_mask", "terminated")
+        )
+        pixels, action = windows["pixels"], windows["action"][:, 0]
         check_actions(action[known[:, 0]], self.action_mask)
-        reward = clip_reward(windows["reward"]) if self.clip_rewards else windows["reward"]
+        reward = clip_reward(reward) if self.clip_rewards else reward
         discounts = self.discount ** torch.arange(self.td_steps, device=reward.device, dtype=reward.dtype)
         steps = known.sum(1)
-        ended = (windows["terminated"] & known).any(1)
+        ended = (terminated & known).any(1)
         return TensorDict(
             {
                 "pixels": pixels[:, : self.frame_stack],

@@ -65,12 +65,15 @@ def bootstrap_positions(
         the positions ``[B, K+1]`` int64, and ``[B, K+1]`` bool: a termination lies before it, so nothing is added.
 
     Raises:
-        ValueError: if the window is too short for ``unroll_steps`` and one step of bootstrapping.
+        ValueError: if the window is too short for ``unroll_steps`` and ``td_steps``; on a GPU, where a look at
+            ``td_steps`` would wait for it, for one of them.
     """
     positions, width = unroll_steps + 1, transition_mask.shape[1]
-    if width < unroll_steps + 1:
+    longest = int(td_steps.max()) if td_steps.device.type == "cpu" and len(td_steps) else 1
+    if width < unroll_steps + longest:
         raise ValueError(
-            f"the window has {width} transitions; expected unroll_steps + td_steps > {unroll_steps}"
+            f"the window has {width} transitions; expected at least unroll_steps + td_steps ="
+            f" {unroll_steps} + {longest}"
         )
     steps = td_steps.view(-1, 1)
     used = torch.zeros(transition_mask.shape[0], positions, dtype=torch.int64, device=transition_mask.device)
@@ -114,7 +117,7 @@ def n_step_values(
         targets ``[B, K+1]`` and their mask ``[B, K+1]`` bool: True for positions with a transition, and absorbing ones.
 
     Raises:
-        ValueError: if the window is too short for ``unroll_steps`` and ``td_steps``.
+        ValueError: if the window is too short for ``unroll_steps`` and ``td_steps`` (:func:`bootstrap_positions`).
 
     Example:
         >>> full, never = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3, dtype=torch.bool)

@@ -67,11 +67,14 @@ def transfer_components(
         what was copied and what kept its initialisation.
 
     Raises:
-        ValueError: for an unknown component, or one whose tensors differ, naming the first of them.
+        ValueError: for an unknown component, one that the student lacks, or one whose tensors differ, naming the
+            first of them.
     """
     check_component_names(components, target.components(), "transfer")
     for name in components:
         # All are compared before any is copied, so that an error leaves the target as it was.
+        if name not in source.components():
+            raise ValueError(f"the pretrained model has no {name}; leave {name!r} out of transfer")
         differs = difference(source.components()[name].state_dict(), target.components()[name].state_dict())
         if differs:
             raise ValueError(
