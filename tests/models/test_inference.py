@@ -304,6 +304,27 @@ def test_its_own_state_dict_can_be_loaded():
     assert_agree(engine, second)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        copy.deepcopy,
+        lambda engine: engine.to("cpu"),
+        lambda engine: pickle.loads(pickle.dumps(engine)),
+        lambda engine: copy.deepcopy(GumbelMCTSPlanner(engine, num_simulations=2)).world_model,
+    ],
+    ids=["copied", "moved", "sent", "copied in a planner"],
+)
+def test_loaded_weights_stay_until_the_source_changes(use):
+    first, second = disturbed(), disturbed(seed=1)
+    engine = InferenceModel(first)
+    engine.load_state_dict(InferenceModel(second).state_dict())
+    engine = use(engine)
+    assert_agree(engine, second)
+    source = engine._source[0]
+    source.load_state_dict(disturbed(seed=2).state_dict())
+    assert_agree(engine, source)
+
+
 class Scaled(nn.Conv2d):
     def forward(self, x):
         return super().forward(2 * x)
@@ -377,6 +398,16 @@ def test_it_stays_in_eval_mode_and_in_its_dtype():
     assert not any(part.training for part in engine.train().modules())
     with pytest.raises(ValueError, match="the dtype of an InferenceModel is chosen when it is built"):
         engine.double()
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_refused_dtype_changes_nothing(overrides):
+    model = disturbed(**overrides)
+    engine = InferenceModel(model)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        with pytest.raises(ValueError, match="the dtype of an InferenceModel"):
+            engine.to(dtype)
+    assert_agree(engine, model)
 
 
 def test_use_in_inference_mode_does_not_spoil_it():

@@ -46,6 +46,15 @@ def test_untrained_model_predicts_zero_value_reward_and_a_uniform_policy():
     assert (root.prior_logits == 0).all()
 
 
+@pytest.mark.parametrize("latent", ["map", "vector"])
+def test_in_double_precision_it_takes_frames_too(latent):
+    model = small_model(latent=latent, value_prefix=latent == "map", image_size=36).double().eval()
+    frames = torch.randint(256, (2, 4, 36, 36), dtype=torch.uint8)
+    found = model.represent(frames)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, model.represent(frames.double() / 255))
+
+
 def test_uint8_and_scaled_float_frames_give_the_same_latent():
     model = small_model().eval()
     frames = torch.randint(256, (2, 4, 32, 32), dtype=torch.uint8)

@@ -101,6 +101,20 @@ def test_reanalysed_policy_finds_the_paying_action_and_the_rest_keeps_the_stored
     torch.testing.assert_close(batch["policy_target"][1], torch.tensor([0.2, 0.3, 0.5]).expand(K + 1, 3))
 
 
+def test_the_share_that_is_searched_again_is_rounded_up_but_not_by_rounding_errors():
+    shares = {0.55: (100, 55), 0.07: (100, 7), 0.25: (10, 3), 1.0: (7, 7), 0.0: (7, 0)}
+    found = {}
+    for share, (count, _) in shares.items():
+        make, _ = targets(policy_ratio=share)
+        found[share] = (count, int(make.draw(count)["renewed"].sum()))
+    assert found == shares
+
+
+def test_windows_of_a_single_buffer_are_of_one_task():
+    make, _ = targets(policy_ratio=1.0)
+    assert make(windows(buffer(10), 1).exclude("task_id"))["task_id"].tolist() == [0]
+
+
 @pytest.mark.parametrize("source", ["network", "search"])
 def test_windows_that_hold_their_random_numbers_are_reanalysed_alike_in_any_company(source):
     def fresh():

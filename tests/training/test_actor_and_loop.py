@@ -149,6 +149,16 @@ def test_offline_loop_takes_its_steps(parts):
     assert [now.train_steps for now in train_offline(source, learner, train_steps=4)] == [1, 2, 3, 4]
 
 
+def test_a_learner_that_has_trained_elsewhere_is_refused(parts):
+    """Its steps would be taken for some of those asked for."""
+    learner = parts[-1]
+    learner.steps = 5
+    with pytest.raises(
+        ValueError, match="has taken 5 steps, and 0 env steps ask for 0: pass one that has not"
+    ):
+        next(train_online(*parts, env_steps=100, warmup_steps=40, extra_train_steps=9))
+
+
 @pytest.mark.parametrize("wrong", [{"env_steps": 0}, {"warmup_steps": -1}, {"replay_ratio": -0.5}])
 def test_impossible_budgets_are_refused(parts, wrong):
     options = {"env_steps": 10, "warmup_steps": 0} | wrong

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -151,3 +153,14 @@ def test_constant_weights_are_measured_and_stay():
     scheduler = TaskWeightScheduler(["a"], start=0, cycle=4, window=2, estimator="constant")
     assert all(w["a"] == 1.0 for w in run(scheduler, lambda step: -0.5, 8))
     assert scheduler.mean_cosines == {"a": -0.5}
+
+
+def test_a_schedule_can_be_sent_to_another_process():
+    schedule = TaskWeightScheduler(["phoenix"], start=0, cycle=4, window=2, estimator="official")
+    schedule.observe({"phoenix": 0.5})
+    copies = (schedule, pickle.loads(pickle.dumps(schedule)))
+    for one in copies:
+        one.step()
+        one.observe({"phoenix": 0.0})
+        one.step()
+    assert copies[0].weights == copies[1].weights == {"phoenix": 0.67}

@@ -92,14 +92,16 @@ class InferenceModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made from the rest, so that an engine can be copied and sent to another process."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_recurrent", "_cpu")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_recurrent", "_cpu")}
+        return kept | {"_seen": self._seen == self._fingerprint()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._follow:
             _count_fused_writes()
         self._derive()
-        self._seen = None
+        # The copy's source lies elsewhere. What has not changed since is not taken over anew: weights may be loaded.
+        self._seen = self._fingerprint() if state["_seen"] else None
 
     def train(self, mode: bool = True) -> InferenceModel:
         """Always in eval mode."""
@@ -148,15 +150,12 @@ class InferenceModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> InferenceModel:
         """Follow a move to another device with what is derived from the buffers."""
-        super()._apply(fn, recurse)
-        if any(
-            tensor.is_floating_point() and tensor.dtype != self._dtype for tensor in self._parts.buffers()
-        ):
+        if fn(torch.empty(0, dtype=self._dtype)).dtype != self._dtype:
             raise ValueError(
                 "the dtype of an InferenceModel is chosen when it is built: InferenceModel(dtype=...)"
             )
+        super()._apply(fn, recurse)
         self._derive()
-        self._seen = None
         return self
 
     @torch.no_grad()

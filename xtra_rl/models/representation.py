@@ -71,13 +71,14 @@ class Representation(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[B, F*C, H, W]`` uint8 (scaled by 1/255 here) or float in [0, 1] to ``[B, channels, h, w]``."""
-        return self.pooled(self.blocks(self.stem(as_floats(observation))))
+        frames = as_floats(observation, next(self.parameters()).dtype)
+        return self.pooled(self.blocks(self.stem(frames)))
 
 
-def as_floats(observation: Tensor) -> Tensor:
-    """``[B, F*C, H, W]`` uint8, scaled by 1/255, or floats as they are; channels-last."""
+def as_floats(observation: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``[B, F*C, H, W]`` uint8, scaled by 1/255 in ``dtype``, or floats as they are; channels-last."""
     observation = observation.contiguous(memory_format=torch.channels_last)
-    return observation.float().div_(255) if observation.dtype == torch.uint8 else observation
+    return observation.to(dtype).div_(255) if observation.dtype == torch.uint8 else observation
 
 
 def latent_size(image_size: int, downsample: int) -> int:

@@ -6,6 +6,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from xtra_rl.targets.value import task_ids
+
 
 class BehaviourTargets:
     """Turn windows of one task's offline data into a behaviour-cloning batch (XTRA, arXiv 2210.10763, appendix O).
@@ -59,7 +61,7 @@ class BehaviourTargets:
                 "policy_mask": known,
                 "priority_weight": windows["priority_weight"],
                 "index": windows["index"],
-                "task_id": windows["task_id"],
+                "task_id": task_ids(windows),
             },
             batch_size=windows.batch_size[:1],
         )

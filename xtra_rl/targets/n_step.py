@@ -7,7 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from xtra_rl.targets.behaviour import check_actions, check_mask
-from xtra_rl.targets.value import clip_reward
+from xtra_rl.targets.value import clip_reward, task_ids
 
 
 class NStepTargets:
@@ -102,7 +102,7 @@ class NStepTargets:
                 "bootstrap_discount": torch.where(ended, 0.0, self.discount**steps),
                 "priority_weight": windows["priority_weight"],
                 "index": windows["index"],
-                "task_id": windows["task_id"],
+                "task_id": task_ids(windows),
             },
             batch_size=windows.batch_size[:1],
         )

@@ -19,6 +19,7 @@ from xtra_rl.targets.value import (
     clip_reward,
     n_step_values,
     reward_targets,
+    task_ids,
     td_steps_by_age,
 )
 
@@ -116,7 +117,7 @@ class ReanalyzeTargets:
             ``noise [count, P, A]`` and ``tie_seeds [count, P]``, from
             :meth:`~xtra_rl.search.SearchPlanner.draw_noise`.
         """
-        drawn = {"renewed": torch.arange(count) < math.ceil(self.policy_ratio * count)}
+        drawn = {"renewed": torch.arange(count) < math.ceil(self.policy_ratio * count - 1e-6)}
         if self.noise:
             positions = self.unroll_steps + 1 + (self.td_steps if self.value_source == "search" else 0)
             mask = self.action_mask.expand(count * positions, -1)
@@ -241,7 +242,7 @@ def make_batch(
             "consistency_mask": steps & ~terminated[:, :unroll_steps],
             "priority_weight": windows["priority_weight"],
             "index": windows["index"],
-            "task_id": windows["task_id"],
+            "task_id": task_ids(windows),
         },
         batch_size=windows.batch_size[:1],
     )

@@ -7,6 +7,7 @@ position ``j``. A transition that the trajectory does not have is masked, and it
 from __future__ import annotations
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 
@@ -48,6 +49,11 @@ def absorbing_mask(terminated: Tensor, unroll_steps: int) -> Tensor:
     """
     ended = terminated[:, :unroll_steps].cummax(1).values if unroll_steps else terminated[:, :0]
     return torch.cat([torch.zeros_like(terminated[:, :1]), ended], 1)
+
+
+def task_ids(windows: TensorDictBase) -> Tensor:
+    """Which task each window is of, ``[B]`` int64; those of a single buffer do not say, and are of one."""
+    return windows.get("task_id", torch.zeros_like(windows["index"]))
 
 
 def bootstrap_positions(

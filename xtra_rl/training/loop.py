@@ -95,7 +95,8 @@ def train_online(
         a :class:`Iteration` after every environment step of the batch, and after every extra optimiser step.
 
     Raises:
-        ValueError: if a number is negative or there is nothing to do.
+        ValueError: if a number is negative or there is nothing to do, or the learner has not taken the steps that the
+            actor's env steps ask for: it has trained elsewhere.
     """
     if env_steps < 1 or warmup_steps < 0 or replay_ratio < 0 or extra_train_steps < 0:
         raise ValueError(
@@ -107,6 +108,12 @@ def train_online(
     def due() -> int:
         return online_updates(env_steps=actor.env_steps, warmup_steps=warmup_steps, replay_ratio=replay_ratio)
 
+    most = due() + (extra_train_steps if actor.env_steps >= env_steps else 0)
+    if not due() <= learner.steps <= most:
+        raise ValueError(
+            f"the learner has taken {learner.steps} steps, and {actor.env_steps} env steps ask for {due()}:"
+            " pass one that has not trained elsewhere, or the one of these env steps"
+        )
     while actor.env_steps < env_steps:
         updates = due()
         returns = watch.time("act", actor.step)
@@ -129,7 +136,8 @@ def train_offline(
     Args:
         source: draws batches of stored data.
         learner: trains on them.
-        train_steps: optimiser steps to take.
+        train_steps: optimiser steps in the end. Those that the learner has taken count, so that one from a checkpoint
+            goes on; for a second phase with the same learner pass ``learner.steps`` and more.
         watch: collects wall time by phase.
 
     Yields:

@@ -96,7 +96,7 @@ class TaskWeightScheduler(TaskWeighting):
         self.window = window
         self.threshold = threshold
         self.softness = softness
-        self._estimator = ESTIMATORS[estimator]
+        self.estimator = estimator
         self._credits = dict.fromkeys(self.tasks, 0.0)
 
     @property
@@ -112,7 +112,9 @@ class TaskWeightScheduler(TaskWeighting):
         """
         super().observe(cosines)
         for task, cosine in cosines.items():
-            self._credits[task] += self._estimator.credit(float(cosine), self.threshold, self.softness)
+            self._credits[task] += ESTIMATORS[self.estimator].credit(
+                float(cosine), self.threshold, self.softness
+            )
 
     def step(self) -> None:
         """Count one training step; at the end of a window turn the counts into weights."""
@@ -124,7 +126,7 @@ class TaskWeightScheduler(TaskWeighting):
     def _close_window(self) -> None:
         for task in self.tasks:
             if count := self._observations[task]:
-                self._weights[task] = self._estimator.weight(self._credits[task], count)
+                self._weights[task] = ESTIMATORS[self.estimator].weight(self._credits[task], count)
             self._credits[task], self._observations[task] = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
