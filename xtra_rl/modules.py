@@ -17,13 +17,10 @@ class OwnGenerator:
 
     Example:
         >>> import pickle
-        >>> class Noise(OwnGenerator, nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.generator = torch.Generator().manual_seed(0)
-        >>> noise = Noise()
-        >>> copy = pickle.loads(pickle.dumps(noise))
-        >>> torch.equal(*(torch.rand(3, generator=each.generator) for each in (noise, copy)))
+        >>> from xtra_rl.evaluation.baselines import RandomPolicy
+        >>> policy = RandomPolicy(torch.Generator().manual_seed(0))
+        >>> sent = pickle.loads(pickle.dumps(policy))
+        >>> torch.equal(*(torch.rand(3, generator=each.generator) for each in (policy, sent)))
         True
     """
 

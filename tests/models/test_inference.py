@@ -244,6 +244,14 @@ def test_a_representation_of_ones_own_gets_frames_as_the_world_model_gives_them(
         assert_agree(InferenceModel(model), model)
 
 
+def test_flat_latents_are_refused_by_name():
+    model = disturbed(value_prefix=False)
+    engine = InferenceModel(model)
+    engine._represent = lambda observation: torch.zeros(len(observation), 8)
+    with pytest.raises(ValueError, match=r"latents \[2, 8\]; an InferenceModel takes \[B, C, h, w\]"):
+        engine.initial_inference(frames(model, 2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{}, {"value_prefix": False}], ids=["value prefix", "plain rewards"])
 @pytest.mark.parametrize("batch", [1, 9])

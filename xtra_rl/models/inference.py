@@ -160,12 +160,21 @@ class InferenceModel(nn.Module):
 
     @torch.no_grad()
     def initial_inference(self, observation: Tensor) -> InitialOutput:
-        """As :meth:`WorldModel.initial_inference`: ``[B, F*C, H, W]`` uint8 or float in [0, 1] to a root."""
+        """As :meth:`WorldModel.initial_inference`: ``[B, F*C, H, W]`` uint8 or float in [0, 1] to a root.
+
+        Raises:
+            ValueError: if the representation gives no ``[B, C, h, w]``.
+        """
         # Another process writes to shared weights without a trace in the counters of this one.
         blind = parent_process() is not None
         if self._follow and (blind or self._seen != self._fingerprint()):
             self.refresh()
         latent = self._represent(observation)
+        if latent.dim() != 4:
+            raise ValueError(
+                f"the representation gives latents {list(latent.shape)}; an InferenceModel takes [B, C, h, w]:"
+                " give the planner the world model itself"
+            )
         latent = latent.contiguous(memory_format=torch.channels_last)
         policy_logits, value_logits = self._parts["prediction"](latent)
         state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]

@@ -123,7 +123,8 @@ def n_step_values(
         targets ``[B, K+1]`` and their mask ``[B, K+1]`` bool: True for positions with a transition, and absorbing ones.
 
     Raises:
-        ValueError: if the window is too short for ``unroll_steps`` and ``td_steps`` (:func:`bootstrap_positions`).
+        ValueError: if the window is too short for ``unroll_steps`` and ``td_steps``; on a GPU, where a look at
+            ``td_steps`` would wait for it, for one step of them.
 
     Example:
         >>> full, never = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3, dtype=torch.bool)
