@@ -14,7 +14,7 @@ from gridworld import (
     optimal_steps,
     random_policy_statistics,
 )
-from torchrl.envs import GymEnv, SerialEnv
+from torchrl.envs import EnvBase, GymEnv, SerialEnv
 from torchrl.envs.transforms import Compose, DTypeCastTransform, TransformedEnv, UnsqueezeTransform
 from torchrl.envs.utils import check_env_specs
 
@@ -101,17 +101,19 @@ def test_custom_environment_of_wrong_size_or_frames_is_refused():
             unregister_task(name)
 
 
+def cart_poles(num_envs: int, seed: int, training: bool) -> EnvBase:
+    """A factory: two actions, and a state as a picture of one column."""
+    steps = Compose(
+        UnsqueezeTransform(-1, in_keys=["observation"], out_keys=["pixels"]),
+        UnsqueezeTransform(-1, in_keys=["pixels"], out_keys=["pixels"]),
+    )
+    games = SerialEnv(num_envs, lambda: GymEnv("CartPole-v1", categorical_action_encoding=True))
+    return TransformedEnv(games, steps)
+
+
 @pytest.mark.filterwarnings("error:Nested TransformedEnvs")
 def test_a_state_that_is_no_picture_becomes_a_task():
-    def factory(num_envs, seed, training):
-        steps = Compose(
-            UnsqueezeTransform(-1, in_keys=["observation"], out_keys=["pixels"]),
-            UnsqueezeTransform(-1, in_keys=["pixels"], out_keys=["pixels"]),
-        )
-        games = SerialEnv(num_envs, lambda: GymEnv("CartPole-v1", categorical_action_encoding=True))
-        return TransformedEnv(games, steps)
-
-    register_task("unit_vector", factory, num_actions=2)
+    register_task("unit_vector", cart_poles, num_actions=2)
     try:
         env = make_env("unit_vector", 2, frame_stack=2)
         check_env_specs(env)
@@ -122,6 +124,39 @@ def test_a_state_that_is_no_picture_becomes_a_task():
         assert root["pixels"].abs().max() < 0.05  # as gymnasium draws it: bytes would all be 0
     finally:
         unregister_task("unit_vector")
+
+
+@pytest.mark.parametrize("ids", [[0, 1], [1]])
+def test_a_game_with_fewer_actions_than_the_head_plays_those_it_has(ids):
+    register_task("unit_few", cart_poles, num_actions=18, action_ids=ids)
+    try:
+        env = make_env("unit_few", 2, frame_stack=2)
+        check_env_specs(env)
+        played = env.rollout(30, break_when_any_done=False)
+        assert played["action"].unique().tolist() == ids
+        assert played["action_mask"].shape == (2, 30, 18)
+    finally:
+        unregister_task("unit_few")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_actions": 18},
+            r"task 'unit_wrong' has 2 actions, 0 to 1, .*\[2, 3, .*17\] legal.*action_ids=",
+        ),
+        ({"num_actions": 18, "action_ids": [0, 2]}, r"has 2 actions, 0 to 1, .*\[2\] legal"),
+        ({"num_actions": 1}, r"has 2 actions .* a head of 1; .*num_actions=2"),
+    ],
+)
+def test_a_head_that_does_not_fit_the_environments_actions_is_refused(options, message):
+    register_task("unit_wrong", cart_poles, **options)
+    try:
+        with pytest.raises(ValueError, match=message):
+            make_env("unit_wrong", 2)
+    finally:
+        unregister_task("unit_wrong")
 
 
 def test_atari_goes_through_the_same_door():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import GymEnv
 from torchrl.envs.common import EnvBase
 from torchrl.envs.transforms import Compose, TransformedEnv
 from torchrl.envs.utils import check_env_specs
@@ -136,6 +137,54 @@ def test_specs_of_all_transforms_hold():
     env = _counter(StepLimit(4), LegalActions(mask), LifeLoss(), StackFrames(3))
     check_env_specs(env)
     assert env.reset()["action_mask"].tolist() == [mask.tolist()] * 2
+
+
+def test_random_actions_are_legal_ones():
+    mask = torch.tensor([True, False, True, False, True])
+    env = _counter(LegalActions(mask))
+    actions = env.rollout(60, break_when_any_done=False)["action"]
+    assert set(actions.flatten().tolist()) == {0, 2, 4}
+    assert env.base_env.action_spec.mask is None
+
+
+def test_a_task_without_illegal_actions_leaves_random_actions_as_they_were():
+    torch.manual_seed(0)
+    plain = Counter(2).rand_action()["action"]
+    torch.manual_seed(0)
+    assert torch.equal(_counter(LegalActions(torch.ones(5, dtype=torch.bool))).rand_action()["action"], plain)
+
+
+def test_an_action_that_the_environments_own_spec_forbids_is_not_drawn():
+    env = Counter(2)
+    env.action_spec = Categorical(5, shape=(2,), mask=torch.tensor([True, True, True, False, False]))
+    env = TransformedEnv(env, LegalActions(torch.tensor([True, False, True, False, True])))
+    actions = env.rollout(60, break_when_any_done=False)["action"]
+    assert set(actions.flatten().tolist()) == {0, 2}
+
+
+def test_an_own_mask_of_another_length_is_refused():
+    own = LegalActions(torch.ones(5, dtype=torch.bool))
+    env = _counter(own, LegalActions(torch.tensor([True] * 5 + [False])))
+    with pytest.raises(
+        ValueError, match=r"own action_mask is \[1, 1, 1, 1, 1\], its task's \[1, 1, 1, 1, 1, 0\]"
+    ):
+        env.reset()
+
+
+def test_one_hot_actions_are_refused_before_the_first_step():
+    """A planner's action 1 would be played as action 0: as a vector it has no place that is 1."""
+    env = TransformedEnv(GymEnv("CartPole-v1"), LegalActions(torch.ones(2, dtype=torch.bool)))
+    for ask in (lambda: env.action_spec, env.reset):
+        with pytest.raises(ValueError, match=r"OneHot actions.*categorical_action_encoding=True"):
+            ask()
+
+
+@pytest.mark.parametrize("transform", [LifeLoss(), StepLimit(3), StackFrames(2)])
+def test_a_step_without_what_the_step_before_wrote_is_refused(transform):
+    env = _counter(transform)
+    env.reset()
+    with pytest.raises(ValueError, match=r"lacks '\w+', .*\['action'.*env.rand_step\(env.reset\(\)\)"):
+        env.rand_step(env.rand_action())
 
 
 @pytest.mark.parametrize("build", [lambda: StackFrames(0), lambda: StepLimit(0)])

@@ -78,7 +78,9 @@ def test_keys_can_be_selected_and_renamed(planner_class):
 
 def test_without_a_mask_it_says_where_one_comes_from(planner_class):
     planner = planner_class(TableModel(), num_simulations=4)
-    with pytest.raises(KeyError, match=r"of \['observation'\]; for the mask append xtra_rl.envs.LegalActions"):
+    with pytest.raises(
+        KeyError, match=r"of \['observation'\]; for the mask append xtra_rl.envs.LegalActions"
+    ):
         planner(tensordict().select("observation"))
 
 

@@ -8,7 +8,7 @@ from torchrl.envs.common import EnvBase
 from torchrl.envs.transforms import Compose, Transform, TransformedEnv
 
 from xtra_rl.envs.tasks import TaskSpec, get_task
-from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit
+from xtra_rl.envs.transforms import END_OF_LIFE, LegalActions, LifeLoss, StackFrames, StepLimit, fit_actions
 
 
 def make_env(
@@ -57,7 +57,7 @@ def make_env(
 
     Raises:
         ValueError: if the task is unknown, a number is out of range or the custom environment does not have
-            the keys and shapes that :func:`~xtra_rl.envs.register_task` asks for.
+            the keys, shapes and actions that :func:`~xtra_rl.envs.register_task` asks for.
 
     Example:
         >>> env = make_env("Breakout", num_envs=2, image_size=48, grayscale=True)
@@ -125,6 +125,7 @@ def _check_custom(task: TaskSpec, env: EnvBase, num_envs: int) -> None:
             f"expected [{num_envs}] of torch.int64; "
             "use a Categorical action spec."
         )
+    fit_actions(action, task.action_mask, where)
 
 
 def _is_picture(pixels: TensorSpec) -> bool:

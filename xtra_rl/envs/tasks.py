@@ -127,10 +127,10 @@ def register_task(
 
     ``factory(num_envs, seed, training)`` returns an ``EnvBase`` of batch size ``[num_envs]`` that resets single
     environments by TorchRL's ``_reset`` mask and has these keys: ``pixels [N, C, H, W]`` uint8, the newest
-    frame, or ``[N, D, 1, 1]`` float32, a state that is no picture; ``action [N]`` int64 in ``0..num_actions -
-    1`` (categorical); ``reward [N, 1]`` float32 and ``done``, ``terminated`` ``[N, 1]`` bool. ``truncated``,
-    ``lives [N]`` and ``end-of-life [N, 1]`` are used if they are there, an ``action_mask [N, A]`` has to be that of
-    ``action_ids`` at all times.
+    frame, or ``[N, D, 1, 1]`` float32, a state that is no picture; ``action [N]`` int64 (categorical) of no more than
+    ``num_actions`` values, ``action_ids`` among them; ``reward [N, 1]`` float32 and ``done``, ``terminated`` ``[N, 1]``
+    bool. ``truncated``, ``lives [N]`` and ``end-of-life [N, 1]`` are used if they are there, an ``action_mask [N, A]``
+    has to be that of ``action_ids`` at all times.
     :func:`xtra_rl.envs.make_env` adds the frame stack, the step cap, a constant ``action_mask`` and an
     ``end-of-life`` that is set where ``lives`` drop. ``training`` is False for evaluation.
 
@@ -138,7 +138,7 @@ def register_task(
         name: how the task is called from now on.
         factory: see above.
         num_actions: A, which all tasks of one model share; pass 18 to mix with Atari games.
-        action_ids: the legal ones; all by default.
+        action_ids: the legal ones; all by default. No others are played, nor drawn as random actions.
         random_score: mean return of a random policy, for normalised scores.
         human_score: mean return of a reference player, for normalised scores.
         category: free text.

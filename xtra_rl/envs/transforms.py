@@ -11,11 +11,58 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 from torchrl.envs.transforms import Transform
 
 END_OF_LIFE = "end-of-life"
 """Key, ``[N, 1]`` bool: a life was lost, which ends a trajectory in replay and not the game."""
+
+
+def _from_root(tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+    """What the reset or the step before wrote, without which a step cannot go on."""
+    value = tensordict.get(key, None)
+    if value is None:
+        raise ValueError(
+            f"the tensordict of a step lacks {key!r}, it has {sorted(map(str, tensordict.keys()))}; add the action to"
+            " what the environment's reset or last step returned, as env.rand_step(env.reset()) does"
+        )
+    return value
+
+
+def fit_actions(spec: TensorSpec, mask: Tensor, whose: str = "the environment") -> TensorSpec:
+    """An environment's action spec, so masked that random actions are legal ones.
+
+    Args:
+        spec: of its actions, of which there may be fewer than A.
+        mask: ``[A]`` bool, True where an action of the head is legal.
+        whose: how messages call the environment.
+
+    Raises:
+        ValueError: if actions are no numbers, or others than those of the head.
+    """
+    if not isinstance(spec, Categorical) or isinstance(spec, (Binary, MultiCategorical)):
+        raise ValueError(
+            f"{whose} has {type(spec).__name__} actions, expected Categorical ones: numbers, as planners write them;"
+            " pass categorical_action_encoding=True to GymEnv or GymWrapper"
+        )
+    head, own = len(mask), spec.space.n if spec.space.n >= 0 else len(mask)  # -1: it does not say how many
+    ids = mask.nonzero().flatten().tolist()
+    if own > head:
+        raise ValueError(
+            f"{whose} has {own} actions and its task a head of {head}; pass register_task(num_actions={own}) with the"
+            " action_ids to be played, or such a mask to LegalActions"
+        )
+    if beyond := [action for action in ids if action >= own]:
+        raise ValueError(
+            f"{whose} has {own} actions, 0 to {own - 1}, and its task calls {beyond} legal, too; name those it has in"
+            " register_task(action_ids=...), or in the mask of LegalActions"
+        )
+    if own == len(ids):
+        return spec  # random actions are legal as they are, and their draws those of the environment
+    legal = mask[:own].to(spec.device)
+    if spec.mask is not None:
+        legal = legal & spec.mask
+    return Categorical(own, shape=spec.shape, device=spec.device, dtype=spec.dtype, mask=legal)
 
 
 class LifeLoss(Transform):
@@ -41,7 +88,7 @@ class LifeLoss(Transform):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         done = next_tensordict.get("done")
         if self.enabled:
-            before, after = tensordict.get(self.in_keys[0]), next_tensordict.get(self.in_keys[0])
+            before, after = _from_root(tensordict, self.in_keys[0]), next_tensordict.get(self.in_keys[0])
             lost = ((after < before) & (after > 0)).view_as(done) & ~done
         else:
             lost = torch.zeros_like(done)
@@ -77,7 +124,7 @@ class StepLimit(Transform):
         self.max_steps = max_steps
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        count = tensordict.get(self.out_keys[0]) + 1
+        count = _from_root(tensordict, self.out_keys[0]) + 1
         terminated = next_tensordict.get("terminated")
         truncated = next_tensordict.get("truncated", torch.zeros_like(terminated))
         truncated = (truncated | (count >= self.max_steps)) & ~terminated
@@ -104,12 +151,14 @@ class LegalActions(Transform):
     """Adds the constant mask of a task's legal actions, or checks the one that an environment has itself.
 
     Reanalysis and teachers search recorded positions with the legal actions of the task; they know no others.
+    Random actions of the environment are legal ones, too.
 
     Args:
-        mask: ``[A]`` bool, True where the action is legal.
+        mask: ``[A]`` bool, True where the action is legal; A may be more than the environment has.
 
     Raises:
-        ValueError: in a reset or step, if the environment's own mask is another one.
+        ValueError: in a reset or step, if the environment's own mask is another one; in a reset or where its specs are
+            asked for, if its actions are no numbers (one-hot, continuous) or others than the mask's.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -120,9 +169,9 @@ class LegalActions(Transform):
         own = tensordict.get("action_mask", None)
         if own is None:
             return tensordict.set("action_mask", self.mask.expand(*tensordict.batch_size, -1).clone())
-        if not bool((own.bool() == self.mask).all()):
-            rows = own.reshape(-1, len(self.mask)).bool()
-            row = rows[(rows != self.mask).any(-1)][0]
+        rows = own.reshape(-1, own.shape[-1]).bool()
+        if rows.shape[-1] != len(self.mask) or not bool((rows == self.mask).all()):
+            row = next(row for row in rows if not torch.equal(row, self.mask))
             raise ValueError(
                 f"the environment's own action_mask is {row.int().tolist()}, its task's {self.mask.int().tolist()}:"
                 " register_task(action_ids=...) says what is legal at all times; legal actions that change from"
@@ -134,7 +183,16 @@ class LegalActions(Transform):
         return self._masked(next_tensordict)
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        if self.container is not None:
+            # A planner never asks for this spec, and what it does not fit would be played as something else.
+            _ = self.container.full_action_spec
         return self._masked(tensordict_reset)
+
+    def transform_action_spec(self, action_spec: TensorSpec) -> TensorSpec:
+        """Spec of the actions after this transform."""
+        if action_spec.get("action", None) is not None:
+            action_spec["action"] = fit_actions(action_spec["action"], self.mask)
+        return action_spec
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         """Spec of the observations after this transform."""
@@ -166,8 +224,9 @@ class StackFrames(Transform):
         >>> from torchrl.envs import Compose, GymEnv, TransformedEnv, UnsqueezeTransform
         >>> columns = UnsqueezeTransform(-1, in_keys=["observation"], out_keys=["pixels"])
         >>> frames = Compose(columns, UnsqueezeTransform(-1, in_keys=["pixels"]), StackFrames(3, out_key="stack"))
+        >>> pole = GymEnv("CartPole-v1", categorical_action_encoding=True)
         >>> common = Compose(StepLimit(5), LifeLoss(enabled=False), LegalActions(torch.tensor([True, True])))
-        >>> played = TransformedEnv(GymEnv("CartPole-v1"), Compose(frames, common)).rollout(9)
+        >>> played = TransformedEnv(pole, Compose(frames, common)).rollout(9)
         >>> played["stack"].shape, played["next", "truncated"].flatten().tolist()
         (torch.Size([5, 12, 1, 1]), [False, False, False, False, True])
     """
@@ -193,7 +252,7 @@ class StackFrames(Transform):
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         pixels = next_tensordict.get(self.in_keys[0])
-        history = tensordict.get(self.out_keys[0])[..., pixels.shape[-3] :, :, :]
+        history = _from_root(tensordict, self.out_keys[0])[..., pixels.shape[-3] :, :, :]
         stack = torch.cat([history, pixels], -3)
         lost = next_tensordict.get(self.eol_key, None)
         if lost is not None and bool(lost.any()):
