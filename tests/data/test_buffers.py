@@ -107,6 +107,38 @@ def test_snapshot_of_another_shape_is_refused(tmp_path):
         TrajectoryReplayBuffer(20, memmap=False).loads(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("way", ["loads", "load_state_dict"])
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (
+            {"search_policy": None, "search_value": None},
+            r": \[\] only there, .* 'search_value \[\] torch.float32'\] only here",
+        ),
+        ({"teacher_value": torch.ones(3)}, r"\['teacher_value \[\] torch.float32'\] only there, \[\]"),
+        (
+            {"pixels": torch.zeros(3, 1, 2, 3, dtype=torch.uint8)},
+            r"'pixels \[1, 2, 3\] torch.uint8'.*'pixels \[1, 2, 2\] ",
+        ),
+        ({"pixels": torch.zeros(3, 1, 2, 2)}, r"pixels \[1, 2, 2\] torch.float32"),
+    ],
+)
+def test_rows_of_other_columns_are_not_loaded_over_those_of_a_buffer(tmp_path, way, stored, message):
+    """What the state does not have would stay the old game's."""
+    rows = make_rows([7, 8, 9]).exclude(*[name for name, value in stored.items() if value is None])
+    other = TrajectoryReplayBuffer(20, num_actions=NUM_ACTIONS, memmap=False)
+    other.extend_trajectory(rows.update({name: value for name, value in stored.items() if value is not None}))
+    buffer = golden_buffer("terminated")
+    before = buffer.state_dict()
+    other.dumps(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        getattr(buffer, way)(tmp_path if way == "loads" else other.state_dict())
+    after = buffer.state_dict()
+    for part in ("rows", "writer"):
+        assert all(torch.equal(after[part][name], value) for name, value in before[part].items())
+    assert buffer.num_transitions == 5
+
+
 def test_temporary_folder_goes_with_the_buffer_and_a_given_one_is_locked(tmp_path):
     buffer = TrajectoryReplayBuffer(10)
     buffer.extend_trajectory(make_rows([0, 1]))

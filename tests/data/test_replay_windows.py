@@ -138,3 +138,37 @@ def test_a_key_names_one_stack_for_ever(seed, ring_size, frame_stack):
     assert len(contents) == len(stack_of)
     assert len(stack_of) > len(lengths)
     assert nameless == 0 or frame_stack > 1
+
+
+def emptied(buffer, before):
+    buffer.empty()
+
+
+def filled_from_another(buffer, before):
+    buffer.load_state_dict(golden_buffer("truncated").state_dict())
+    buffer.extend_trajectory(make_rows([70, 71, 72]))
+
+
+def rewound(buffer, before):
+    buffer.load_state_dict(before)
+
+
+@pytest.mark.parametrize("change", [emptied, filled_from_another, rewound])
+def test_a_key_does_not_come_again_with_other_contents(change):
+    buffer = TrajectoryReplayBuffer(20, num_actions=NUM_ACTIONS, memmap=False)
+    buffer.extend_trajectory(make_rows([0, 1, 2]))
+    before, stack_of = buffer.state_dict(), {}
+    for first in (100, 120, 140):
+        buffer.extend_trajectory(make_rows(range(first, first + 4)))
+        windows = buffer.sample_windows(20, unroll_steps=2, bootstrap_steps=2, frame_stack=2)
+        stacks = stack_frames(windows["pixels"], 2).flatten(0, 1)
+        for key, stack in zip(windows["key"].flatten().tolist(), stacks, strict=True):
+            if key >= 0:
+                assert torch.equal(stack_of.setdefault(key, stack), stack)
+        change(buffer, before)
+
+
+def test_a_new_buffer_goes_on_with_the_keys_of_the_state_that_it_loads():
+    buffer, resumed = golden_buffer("terminated"), TrajectoryReplayBuffer(20, memmap=False)
+    resumed.load_state_dict(buffer.state_dict())
+    assert torch.equal(window_of(resumed, 1)["key"], window_of(buffer, 1)["key"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 from tensordict import TensorDict
-from torchrl.data.replay_buffers import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
 
 from xtra_rl.data import TorchPrioritizedSampler
 from xtra_rl.data.masses import MassTable
@@ -168,6 +168,44 @@ def test_it_serves_a_plain_torchrl_buffer():
     plain.update_tensordict_priority(sample)
     assert (sampler._priority[:20] == 50.0).sum() == 8
     assert sampler.num_active == 20
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3)])
+def test_it_serves_a_storage_of_several_dimensions(shape):
+    sampler = TorchPrioritizedSampler(12, alpha=1.0)
+    storage = LazyTensorStorage(12, ndim=2)
+    buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=12)
+    numbers = torch.arange(6).view(shape)
+    for turn in range(2):
+        buffer.extend(TensorDict({"x": numbers + 6 * turn}, shape))
+        assert sampler.num_active == 6 * (turn + 1)
+    drawn = buffer.sample()
+    assert sorted(drawn["x"].tolist()) == list(range(12))
+    assert torch.equal(storage.get(drawn["index"].unbind(-1))["x"], drawn["x"])
+    drawn["td_error"] = drawn["x"] + 1.0
+    buffer.update_tensordict_priority(drawn)
+    held = storage.get(slice(None))["x"].flatten()
+    assert torch.equal(sampler._priority, held.double() + 1)
+    buffer.mark_update(drawn["index"])
+    assert (sampler._priority == 12).all()
+
+
+def test_priorities_that_come_with_the_rows_reach_a_storage_of_several_dimensions():
+    sampler = TorchPrioritizedSampler(6, alpha=1.0)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(6, ndim=2), sampler=sampler, batch_size=2)
+    numbers = torch.arange(6).view(2, 3)
+    buffer.extend(TensorDict({"x": numbers, "td_error": numbers + 1.0}, numbers.shape))
+    held = buffer._storage.get(slice(None))["x"].flatten()
+    assert torch.equal(sampler._priority, held.double() + 1)
+
+
+@pytest.mark.filterwarnings("ignore:Using `add")  # TorchRL takes a row of several places for several elements
+def test_a_single_row_is_added_to_a_storage_of_several_dimensions():
+    sampler = TorchPrioritizedSampler(6)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(6, ndim=2), sampler=sampler, batch_size=4)
+    for first in (0, 2):
+        buffer.add(TensorDict({"x": torch.tensor([first, first + 1])}, [2]))
+    assert sorted(buffer.sample()["x"].tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("size", [1, 5, 256, 257, 3000])

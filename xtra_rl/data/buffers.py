@@ -49,7 +49,8 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         beta: exponent of the importance weights, see :meth:`set_beta`.
         scratch_dir: folder of the memory-mapped rows, kept after the buffer is gone; None makes a temporary
             one that goes with the buffer. It is scratch: :meth:`dumps` is what saves a buffer.
-        memmap: False keeps the rows in memory, for small buffers.
+        memmap: False keeps the rows in memory, for small buffers. Memory-mapped rows are pickled as names of
+            files (TensorDict's way): the copy then shares them with the original, unlike one by :meth:`dumps`.
         reuse_memory: True writes the ``pixels`` of each batch over those of the last one. Fresh memory for a
             large batch can cost several times the copy; clone what is kept past the next draw.
         seed: seeds the generator when none is given.
@@ -287,8 +288,8 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
             ``search_policy`` and ``teacher_policy [B, K + 1, A]``, ``search_value`` and ``teacher_value [B, W
             + 1]`` as far as stored; ``age [B]`` in transitions; ``index [B]`` for :meth:`update_priority`;
             ``priority_weight [B]`` in (0, 1]; ``key [B, W + 1]`` int64, a name of the frame stack at each position that
-            no other stack ever had or will have, modulo :attr:`max_rows` its row, -1 where a frame of it was
-            overwritten or does not exist.
+            no other stack of this buffer ever had or will have, modulo :attr:`max_rows` its row, -1 where a frame of it
+            was overwritten or does not exist.
 
         Raises:
             ValueError: if the buffer is empty or an argument is out of range.
@@ -333,7 +334,7 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         window["pixels"] = self._gather_pixels(torch.from_numpy(np.concatenate([rows.history, shown], 1)))
         window["age"] = writer.total_added - self._stamps(root)
         future = torch.from_numpy(rows.future)
-        key = self._stamps(future) * self.max_rows + future
+        key = (self._stamps(future) + writer.stamp_offset) * self.max_rows + future
         window["key"] = torch.where(torch.from_numpy(rows.whole_stack), key, -1)
         return TensorDict(window, [root.numel()])
 
@@ -372,7 +373,11 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         return buffer_state(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`; the generator object stays the same."""
+        """Restore :meth:`state_dict`; the generator object stays the same.
+
+        Raises:
+            ValueError: if the state is of another shape, or its rows have other keys than those of this buffer.
+        """
         load_buffer_state(self, state_dict)
 
     def dumps(self, path: str | Path) -> None:
@@ -383,7 +388,11 @@ class TrajectoryReplayBuffer(TensorDictReplayBuffer):
         save_buffer(self, path)
 
     def loads(self, path: str | Path) -> None:
-        """Restore what :meth:`dumps` saved into a buffer of the same capacity and environments."""
+        """Restore what :meth:`dumps` saved into a buffer of the same capacity and environments.
+
+        Raises:
+            ValueError: as :meth:`load_state_dict`, or if nothing was saved there.
+        """
         load_buffer(self, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     ``TensorDictReplayBuffer.update_tensordict_priority`` silently does nothing for any other class.
 
     Args:
-        max_capacity: number of rows.
+        max_capacity: number of rows; of a storage of several dimensions all places count.
         alpha: exponent of the priorities, at least 0; 0 is uniform sampling.
         beta: exponent of the weights, at least 0; see :meth:`set_beta`.
         eps: smallest priority, so that no active row is out of reach.
@@ -141,15 +142,20 @@ class TorchPrioritizedSampler(PrioritizedSampler):
 
     def add(self, index: int | Tensor) -> None:
         """Activate a row that a plain TorchRL buffer has written."""
-        self.activate(torch.as_tensor(index).reshape(-1))
+        self.extend(index)
 
-    def extend(self, index: Tensor) -> None:
-        """Activate rows ``index [n]`` that a plain TorchRL buffer has written."""
-        self.activate(torch.as_tensor(index).reshape(-1))
+    def extend(self, index: int | Tensor) -> None:
+        """Activate rows ``index [n]`` that a plain TorchRL buffer has written, or ``[n, D]`` of D dimensions."""
+        index = torch.as_tensor(index, device="cpu")
+        if index.ndim > 1:
+            # The storage is not at hand. A buffer writes all places under one of the first dimension, so the largest
+            # give the shape of the others; the first has no part in the number of a row.
+            index = _flat(index, (index.amax(0) + 1).tolist())
+        self.activate(index.reshape(-1))
 
     def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
         """Give rows the largest priority again."""
-        self.activate(torch.as_tensor(index).reshape(-1))
+        self.activate(_rows(index, storage))
 
     @torch.no_grad()
     def update_priority(
@@ -157,10 +163,15 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     ) -> None:
         """Set raw priorities ``[n]`` (before alpha) of rows ``index [n]``; rows that are not active stay so.
 
+        Args:
+            index: rows, or their places ``[n, D]`` in a storage of D dimensions.
+            priority: at least 0.
+            storage: says the shape that places need.
+
         Raises:
             ValueError: if a priority is negative or not finite, or the shapes differ.
         """
-        rows = torch.as_tensor(index, dtype=torch.long, device="cpu").reshape(-1).numpy()
+        rows = _rows(index, storage).numpy()
         values = torch.as_tensor(priority).detach().to("cpu", torch.float64).reshape(-1).numpy()
         if values.size not in (1, rows.size):
             raise ValueError(f"priority has {values.size} values for {rows.size} rows; pass one for each row")
@@ -187,11 +198,14 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
         return self.num_active
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def sample(
+        self, storage: Storage | None, batch_size: int
+    ) -> tuple[Tensor | tuple[Tensor, ...], dict[str, Tensor]]:
         """Draw rows.
 
         Returns:
-            index ``[batch_size]`` and ``{"priority_weight": [batch_size] float32 in (0, 1]}``.
+            index ``[batch_size]`` and ``{"priority_weight": [batch_size] float32 in (0, 1]}``; of a storage of D
+            dimensions, D such indices in a tuple.
 
         Raises:
             ValueError: if no row can be drawn.
@@ -204,7 +218,10 @@ class TorchPrioritizedSampler(PrioritizedSampler):
         index = self._draw(batch_size) if batch_size > active else self._draw_distinct(batch_size)
         weight = (self._masses.mass[index] * (active / self._masses.total)) ** -self._beta
         weight = (weight / weight.max()).astype(np.float32)
-        return torch.from_numpy(index), {"priority_weight": torch.from_numpy(weight)}
+        rows, info = torch.from_numpy(index), {"priority_weight": torch.from_numpy(weight)}
+        if storage is None or storage.ndim == 1:
+            return rows, info
+        return torch.unravel_index(rows, storage.shape), info
 
     def _draw(self, count: int) -> np.ndarray:
         points = torch.rand(count, dtype=torch.float64, generator=self._rng)
@@ -267,6 +284,19 @@ class TorchPrioritizedSampler(PrioritizedSampler):
     def loads(self, path: str | Path) -> None:
         """Read what :meth:`dumps` wrote."""
         self.load_state_dict(load_file(Path(path) / "sampler.safetensors"))
+
+
+def _rows(index: int | Tensor, storage: Storage | None) -> Tensor:
+    """Rows ``[n]`` of an index as TorchRL's buffers hand it over: numbers, or places ``[n, D]`` in the storage."""
+    index = torch.as_tensor(index, dtype=torch.long, device="cpu")
+    if storage is None or storage.ndim == 1 or index.ndim < 2:
+        return index.reshape(-1)
+    return _flat(index, storage.shape)
+
+
+def _flat(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rows ``[n]`` of the places ``index [n, D]`` in a storage of that shape."""
+    return torch.from_numpy(np.ravel_multi_index(index.numpy().T, shape))
 
 
 def _check_exponent(name: str, value: float) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 if TYPE_CHECKING:
     from xtra_rl.data.buffers import TrajectoryReplayBuffer
@@ -38,15 +39,17 @@ def load_buffer(buffer: TrajectoryReplayBuffer, path: str | Path) -> None:
     """Restore what :func:`save_buffer` wrote into a buffer of the same capacity and environments.
 
     Raises:
-        ValueError: if there is no snapshot or it is of another buffer shape.
+        ValueError: if there is no snapshot, or it is of another buffer shape or has other columns.
     """
     path = Path(path)
     if not (path / "writer").is_dir():
         raise ValueError(f"no replay buffer was saved in {str(path)!r}; pass the folder given to dumps")
+    rows = dict(TensorDict.load_memmap(path / "rows").items()) if (path / "rows").is_dir() else {}
+    _check_columns(buffer, rows)
     buffer._writer.loads(path / "writer")
     buffer._sampler.loads(path / "sampler")
     if len(buffer) > 0:
-        _put_rows(buffer, TensorDict.load_memmap(path / "rows"))
+        _put_rows(buffer, TensorDict(rows, [len(buffer)]))
 
 
 def buffer_state(buffer: TrajectoryReplayBuffer) -> dict[str, Any]:
@@ -61,11 +64,32 @@ def buffer_state(buffer: TrajectoryReplayBuffer) -> dict[str, Any]:
 
 
 def load_buffer_state(buffer: TrajectoryReplayBuffer, state: dict[str, Any]) -> None:
-    """Restore :func:`buffer_state`."""
+    """Restore :func:`buffer_state`.
+
+    Raises:
+        ValueError: if it is of another buffer shape or has other columns.
+    """
+    _check_columns(buffer, state["rows"])
     buffer._writer.load_state_dict(state["writer"])
     buffer._sampler.load_state_dict(state["sampler"])
     if len(buffer) > 0:
         _put_rows(buffer, TensorDict(state["rows"], [len(buffer)]))
+
+
+def _check_columns(buffer: TrajectoryReplayBuffer, rows: Mapping[str, Tensor]) -> None:
+    """Refuse rows, empty if none are stored, that would leave some of the buffer's columns as they are."""
+    if not rows or not buffer._storage.initialized:
+        return
+    saved, held = (
+        {name: f"{name} {list(leaf.shape[1:])} {leaf.dtype}" for name, leaf in columns.items()}
+        for columns in (rows, buffer._rows)
+    )
+    if saved != held:
+        there, here = set(saved.values()), set(held.values())
+        raise ValueError(
+            f"the saved rows have other columns than this buffer, which was written to before: {sorted(there - here)}"
+            f" only there, {sorted(here - there)} only here; load them into a new TrajectoryReplayBuffer"
+        )
 
 
 def _put_rows(buffer: TrajectoryReplayBuffer, rows: TensorDictBase) -> None:

@@ -37,9 +37,17 @@ class ColumnWriter(Writer):
         super().__init__()
         self.num_columns = num_columns
         self.ring_size = ring_size
+        # Added to stamps where they become keys, since stamps begin anew with other contents: it lies above all that
+        # were given before. Not saved, as keys are not.
+        self.stamp_offset = self.total_added = 0
         self._empty()
 
+    def _forget_stamps(self) -> None:
+        if self.total_added:  # before the first transition there was nothing to name
+            self.stamp_offset += self.total_added + 1
+
     def _empty(self, empty_write_count: bool = True) -> None:
+        self._forget_stamps()
         self.written = torch.zeros(self.num_columns, dtype=torch.long)
         self.total_added = 0
         self._last_step = torch.zeros(self.num_columns, dtype=torch.int32)
@@ -148,6 +156,7 @@ class ColumnWriter(Writer):
                 f"saved buffer has num_envs={columns} columns of {ring_size} rows, this one num_envs="
                 f"{self.num_columns} of {self.ring_size}; build it with the saved capacity and num_envs"
             )
+        self._forget_stamps()
         self.total_added = total_added
         self.written = state_dict["written"].clone()
         self._last_step = state_dict["last_step"].clone()
