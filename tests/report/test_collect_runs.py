@@ -24,7 +24,7 @@ from xtra_rl.report.measures import at_start, baseline, improvement, measured, o
 from xtra_rl.report.paper_tables import paper_tables
 from xtra_rl.report.tables import aggregates_table, scores_table
 from xtra_rl.runs.settings import decisive
-from xtra_rl.studies import write_study
+from xtra_rl.studies import read_study, write_study
 
 
 @pytest.fixture(autouse=True)
@@ -292,6 +292,20 @@ def test_a_run_that_nobody_planned_is_named_and_not_averaged(tmp_path):
     (finding,) = group.findings
     assert (finding.kind, finding.path) == ("unplanned", str(tmp_path / "runs" / "extra"))
     assert group.scores("xtra", "alien") == {0: 250.0, 1: 300.0, 2: 350.0}
+
+
+def test_a_run_that_another_study_planned_is_not_unplanned(tmp_path):
+    """It lies with the study that names its system, also where that one comes first and has not planned its game."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    write_sample(first)
+    write_run(first / "runs" / "extra", "xtra", "alien", 0, 9000.0)
+    study = read_study(first)
+    (plan,) = [run for run in study.runs if (run.system, run.target, run.seed) == ("xtra", "alien", 0)]
+    second.mkdir()
+    write_study(second, replace(study, runs=(replace(plan, run_dir="../a/runs/extra"),)))
+    groups = collect([tmp_path])
+    assert [group.findings for group in groups] == [(), ()]
+    assert groups[1].scores("xtra", "alien") == {0: 9000.0}
 
 
 def test_a_recipe_without_variants_has_none_in_its_name(tmp_path):

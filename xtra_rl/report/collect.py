@@ -153,10 +153,11 @@ def collect(paths: Sequence[str | os.PathLike[str]], *, mode: str = "greedy", la
     there = find_runs(paths)
     found = [path for path in there if not is_diagnosis(path)]
     studies = sorted({file.parent for path in paths for file in Path(path).rglob(STUDY_FILE)})
-    groups, taken = [], set()
-    for folder in studies:
-        study = read_study(folder)
-        taken |= {path_of(folder, run).resolve() for run in study.runs}
+    plans = {folder: read_study(folder) for folder in studies}
+    # Of all studies first: one may have planned what lies with another.
+    taken = {path_of(folder, run).resolve() for folder, study in plans.items() for run in study.runs}
+    groups = []
+    for folder, study in plans.items():
         extra = [path for path in found if folder in path.parents and path.resolve() not in taken]
         taken |= {path.resolve() for path in extra}
         groups.append(_group(study, folder, [read_run(path) for path in extra], mode, last, planned=True))
