@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xtra_rl.data.windows import stack_frames
 from xtra_rl.models.world_model import WorldModel
+from xtra_rl.modules import evaluating
 from xtra_rl.search.base_planner import SearchPlanner
 from xtra_rl.targets.value import bootstrap_positions, clip_reward, n_step_values, reward_targets
 
@@ -112,15 +113,11 @@ def examine(
         >>> found.value.shape, found.legal.tolist()
         ((4, 3), [18.0, 18.0, 18.0, 18.0])
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         stacks = stack_frames(windows["pixels"], frame_stack)
         parts = _unroll(model, stacks, windows, others, unroll_steps)
         parts |= _targets(planner, model, stacks, windows, unroll_steps, horizon, clip_rewards)
         parts |= _searched(planner, stacks[:, 0], action_mask)
-    finally:
-        model.train(training)
     columns = {name: part.cpu().double().numpy() for name, part in parts.items()}
     other, unknown = others[:, 0].cpu().numpy(), np.full(len(group), np.nan)
     return Diagnosis(group=group, other=other, differs=unknown, **columns)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from tensordict import TensorDictBase
-from torch import nn
 from torchrl.envs.common import EnvBase
 from torchrl.envs.utils import set_exploration_type
 
 from xtra_rl.envs.lockstep import EXPLORATION, Policy, act_unfinished
+from xtra_rl.modules import evaluating
 
 __all__ = ["EvaluationResult", "SupportsUpdate", "evaluate"]
 
@@ -105,7 +104,7 @@ def evaluate(
     group = min(num_envs or num_episodes, num_episodes)
 
     rounds = []
-    with torch.no_grad(), set_exploration_type(EXPLORATION[mode]), _eval_mode(policy):
+    with torch.no_grad(), set_exploration_type(EXPLORATION[mode]), evaluating(policy):
         for start in range(0, num_episodes, group):
             size = min(group, num_episodes - start)
             env = make_env(task, size, seed=seed + start, episodic_life=False, **env_kwargs)
@@ -180,20 +179,6 @@ class _Recorder:
             return None
         frames = torch.stack(self._frames).permute(0, 2, 3, 1)  # [T, H, W, C]
         return frames.expand(*frames.shape[:3], 3).contiguous()
-
-
-@contextlib.contextmanager
-def _eval_mode(policy: Policy) -> Iterator[None]:
-    """Run a module in eval mode and give every submodule its own mode back."""
-    modules = list(policy.modules()) if isinstance(policy, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in zip(modules, modes):
-            module.training = training
 
 
 def default_make_env() -> Callable[..., EnvBase]:

@@ -132,7 +132,7 @@ class SearchPlanner(OwnGenerator, TensorDictModuleBase):
         if observation is None or action_mask is None:
             raise KeyError(
                 f"a planner reads {self.in_keys}, of {list(tensordict.keys())}; for the mask append"
-                " xtra_rl.envs.LegalActions() to the environment, or rename planner.in_keys"
+                " xtra_rl.envs.LegalActions(mask) to the environment, or rename planner.in_keys"
             )
         batch, home = action_mask.shape[:-1], observation.device
         device = _device_of(self.world_model, home)

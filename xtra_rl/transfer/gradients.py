@@ -95,7 +95,7 @@ def gram_cosines(gram: Tensor, target: int = 0) -> Tensor:
     """
     norms = gram.diagonal().sqrt()
     product = norms * norms[target]
-    return torch.where(product > 0, gram[target] / product, 0.0)
+    return torch.where(product == 0, 0.0, gram[target] / product)
 
 
 def gradient_cosines(gradients: Sequence[Sequence[Tensor]], target: int = 0) -> Tensor:
