@@ -131,7 +131,11 @@ def test_data_parallel_stages_and_refusals(one_process, tmp_path):
         arguments = ("scale=smoke", artifacts, "num_cross_tasks=1")
         finish(start(tmp_path, *arguments, recipe=recipe), tmp_path)
         assert list((tmp_path / "artifacts" / product).glob("*/model.safetensors")), product
-    assert start(tmp_path, "scale=smoke", "batch_size=1", artifacts, "run_dir=small").wait(timeout=300) != 0
-    assert "fewer than the 2 processes that share it; raise batch_size" in (tmp_path / "log.txt").read_text()
+    small = ("num_cross_tasks=1", "cross_batch_size=1", "run_dir=small")
+    assert start(tmp_path, "scale=smoke", artifacts, *small).wait(timeout=300) != 0
+    assert (
+        "fewer than the 2 processes that share it; raise batch_size or cross"
+        in (tmp_path / "log.txt").read_text()
+    )
     assert start(tmp_path, "scale=smoke", "checkpoint=none", recipe="evaluate").wait(timeout=300) != 0
     assert "this recipe runs in one process" in (tmp_path / "log.txt").read_text()
