@@ -93,6 +93,7 @@ class Calibration:
                     f"other processes kept the machine {load:.1f} times as busy as it can be, so the hours are too"
                     f" many; remove {self.path} to measure anew"
                 )
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # a plan alone makes no folder
             write_json(self.path, self._kept)
         return Rates(**self._kept[name])
 

@@ -16,15 +16,17 @@ from pipeline_runs import ROOT, SHORT, command_line, fails
 from recipe_names import EXPERIMENTS
 from run_samples import write_run
 
-from xtra_rl.recipes import common
+from xtra_rl.recipes import common, costs
 from xtra_rl.recipes import study as study_recipe
 from xtra_rl.recipes.costs import compose_run
 from xtra_rl.recipes.study import plan, shared_inputs, study
 from xtra_rl.studies import planning, read_study
+from xtra_rl.studies.costs import Rates
 from xtra_rl.studies.jobs import last_line
 from xtra_rl.studies.status import path_of, planned_run, status_of
 
 SMOKE = ("scale=smoke", "estimate=false")
+RATES = Rates(env_step=0.01, train_step=0.2, offline_step=0.1, evaluation_step=0.005, episode_steps=500.0)
 
 
 def test_a_plan_is_printed_and_changes_nothing(config, tmp_path, capsys):
@@ -37,6 +39,16 @@ def test_a_plan_is_printed_and_changes_nothing(config, tmp_path, capsys):
     assert rows["datasets"][:2] == ["3", "0"]
     assert rows["total"][0] == "18"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_with_hours_needs_no_folder_that_exists(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(costs, "measure", lambda cfg: RATES)
+    place = tmp_path / "not" / "there"
+    cfg = config("study", "experiment=table1", "scale=smoke", "seeds=1", "targets=[assault]", f"run_dir={place}",
+                 f"artifacts={tmp_path / 'none'}", "plan_only=true")  # fmt: skip
+    assert study(cfg) == []
+    assert "hours left" in capsys.readouterr().out
+    assert [path.name for path in place.iterdir()] == ["calibration.json"]
 
 
 def test_inputs_of_finished_runs_that_are_gone_are_named(config, tmp_path, monkeypatch, capsys):
