@@ -12,7 +12,7 @@ import torch
 from small_models import small_model
 from torch import nn
 
-from xtra_rl.models import WorldModel, folding, make_world_model
+from xtra_rl.models import Support, WorldModel, folding, make_world_model
 from xtra_rl.models.folded_layers import scale_and_shift
 from xtra_rl.models.inference import InferenceModel
 from xtra_rl.search import GumbelMCTSPlanner, MCTSPlanner, puct_search
@@ -84,6 +84,40 @@ def test_it_agrees_with_the_world_model_in_eval_mode(overrides):
     model = disturbed(**overrides)
     for batch in (1, 3):
         assert_agree(InferenceModel(model), model, batch)
+
+
+def test_values_are_decoded_by_a_support_of_one_s_own():
+    class Linear(Support):
+        def decode(self, logits):
+            atoms = torch.arange(-self.size, self.size + 1.0)
+            return (logits.softmax(-1) * atoms).sum(-1)
+
+    model = disturbed()
+    model.support = Linear(model.support.size)
+    assert_agree(InferenceModel(model), model)
+
+
+def test_a_reward_head_that_does_not_begin_with_zeros_is_refused():
+    """Searches restart it from zeros, so it would be trained from one state and searched from another."""
+
+    class Ones(type(small_model().dynamics.reward_head)):
+        def initial_state(self, latent):
+            return tuple(torch.ones_like(part) for part in super().initial_state(latent))
+
+    class Learnt(type(small_model().dynamics.reward_head)):
+        def initial_state(self, latent):
+            start = self.out[0].weight.sum() * 0
+            return tuple(part + start for part in super().initial_state(latent))
+
+    for kind in (Ones, Learnt):
+        model = disturbed()
+        model.dynamics.reward_head.__class__ = kind
+        with pytest.raises(ValueError, match="initial_state is not zero"):
+            model.initial_inference(frames(model, 2))
+    engine = InferenceModel(disturbed())
+    engine._parts["reward_head"].initial_state = lambda latent: (torch.ones(len(latent), 8),) * 2
+    with pytest.raises(ValueError, match="initial_state is not zero"):
+        engine.initial_inference(frames(model, 2))
 
 
 def test_the_published_network_agrees_too():

@@ -15,8 +15,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from xtra_rl.models.cpu_core import CpuCore
 from xtra_rl.models.folding import fold
 from xtra_rl.models.representation import Representation, as_floats
+from xtra_rl.models.support import Support
 from xtra_rl.models.vector import VectorRepresentation
-from xtra_rl.models.world_model import DynamicsModel, WorldModel, check_horizon
+from xtra_rl.models.world_model import DynamicsModel, WorldModel, check_horizon, check_start
 from xtra_rl.search.types import InitialOutput, RecurrentOutput
 
 
@@ -140,7 +141,9 @@ class InferenceModel(nn.Module):
         if "_recurrent" not in self.__dict__:
             core = self._recurrent_core
             self._recurrent = torch.compile(core, dynamic=False) if self._compile else core
-        self._cpu = None if self._compile else CpuCore.build(self._parts, self._support.num_bins)
+        # Its kernels decode by the published coding themselves.
+        plain = not self._compile and type(self._support) is Support
+        self._cpu = CpuCore.build(self._parts, self._support.num_bins) if plain else None
 
     def _fingerprint(self) -> list[tuple[int, int]]:
         """Where the weights of the source lie, and how often each was written to."""
@@ -179,6 +182,7 @@ class InferenceModel(nn.Module):
         policy_logits, value_logits = self._parts["prediction"](latent)
         state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]
         check_horizon(state, self.value_prefix_horizon)
+        check_start(self, state)
         depth = None
         if self._keeps_depth:
             depth = torch.zeros(len(latent), dtype=torch.int32, device=latent.device)

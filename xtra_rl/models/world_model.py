@@ -47,6 +47,30 @@ def check_horizon(state: HeadState | None, horizon: int | None) -> None:
         )
 
 
+def check_start(model: nn.Module, state: HeadState | None) -> None:
+    """Refuse a reward head whose state does not begin at zero, which is what searches set it to at each restart.
+
+    Looks once at a model's numbers, and not while a CUDA graph is captured or code compiled: a look waits for the
+    device.
+
+    Raises:
+        ValueError: if it is learnt or not zero.
+    """
+    if state is None or torch.compiler.is_compiling():
+        return
+    if not (bad := any(part.requires_grad for part in state)):
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if capturing or getattr(model, "_starts_at_zero", False):
+            return
+        bad = any(bool(part.any()) for part in state)
+    if bad:
+        raise ValueError(
+            "the reward head's initial_state is not zero: searches restart the value prefix from zeros, so that it"
+            " would be trained from one state and searched from another"
+        )
+    model._starts_at_zero = True  # type: ignore[assignment]
+
+
 class WorldModel(nn.Module):
     """MuZero-family world model with EfficientZero's value prefix and consistency heads.
 
@@ -140,10 +164,12 @@ class WorldModel(nn.Module):
         """State of the reward head at the root of an unroll: ``([B, L], [B, L])`` zeros of the LSTM, or None.
 
         Raises:
-            ValueError: if the reward head has a state and there is no horizon, or the other way round.
+            ValueError: if the reward head has a state and there is no horizon, or the other way round, or if it does
+                not begin with zeros.
         """
         state = self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
         check_horizon(state, self.value_prefix_horizon)
+        check_start(self, state)
         return state
 
     def step(

@@ -8,11 +8,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from xtra_rl.models import InferenceModel, WorldModel
 from xtra_rl.search.base_planner import SearchPlanner
 from xtra_rl.search.types import InitialOutput
 
 #: Entries of a root's embedding that are zero by definition where there is a value prefix (EfficientZero, arXiv
-#: 2111.00210, section 4.2), beside the latent; a model of another kind may call anything so.
+#: 2111.00210, section 4.2); a model of another kind may call anything so.
 _ZERO_AT_ROOT = ("hidden", "cell", "depth")
 
 
@@ -68,8 +69,10 @@ class RootMemory:
         self.max_bytes = max_bytes
         self.chunk = chunk
         self.asked = self.missed = 0
-        model = getattr(planner, "world_model", None)
-        self._has_prefix = getattr(model, "value_prefix_horizon", None) is not None
+        root = getattr(type(getattr(planner, "world_model", None)), "initial_inference", None)
+        self._zero = (
+            _ZERO_AT_ROOT if root in (WorldModel.initial_inference, InferenceModel.initial_inference) else ()
+        )
         self._version = version
         self._stored_version: int | None = None
         self._keys = torch.empty(0, dtype=torch.int64)
@@ -146,8 +149,7 @@ class RootMemory:
                 )
             named = {"prior_logits": output.prior_logits, "value": output.value, **output.embedding}
             # Zeros need no memory, only to be made again.
-            zero = _ZERO_AT_ROOT if self._has_prefix and "latent" in named else ()
-            self._zeros = {name: named.pop(name)[:1] for name in zero if name in named}
+            self._zeros = {name: named.pop(name)[:1] for name in self._zero if name in named}
             parts.append({name: leaf[: len(chunk)] for name, leaf in named.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
