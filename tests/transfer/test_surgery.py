@@ -111,10 +111,35 @@ def test_a_nan_leaves_no_trace(rule):
 
 
 @pytest.mark.parametrize("rule", [PCGrad, GradVac])
+def test_a_step_that_is_left_out_leaves_no_trace(rule):
+    one, other, ones = rule(NAMES, seed=5), rule(NAMES, seed=5), torch.ones(4, dtype=torch.float64)
+    for step in range(6):
+        gradients = random_gradients(step, 4)
+        taken = step not in (1, 2)
+        mixed = combined(one, gradients, ones)
+        if taken:
+            one.observe({})
+            assert torch.equal(combined(other, gradients, ones), mixed)
+            other.observe({})
+        one.step()
+        other.step()
+    assert torch.equal(one.state_dict()["generator"], other.state_dict()["generator"])
+
+
+def test_gradients_that_were_always_the_same_are_turned_by_a_finite_step():
+    rule = GradVac(["a"])
+    rule._usual[:] = 1.0
+    assert (
+        combined(rule, [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])], torch.ones(2)).isfinite().all()
+    )
+
+
+@pytest.mark.parametrize("rule", [PCGrad, GradVac])
 def test_a_restored_rule_goes_on_with_the_same_order_and_cosines(rule):
     whole, ones = rule(NAMES, seed=5), torch.ones(4, dtype=torch.float64)
     for step in range(6):
         combined(whole, random_gradients(step, 4), ones)
+        whole.observe({})
         whole.step()
     state = whole.state_dict()
     restored = rule(NAMES, seed=6)

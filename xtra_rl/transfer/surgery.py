@@ -30,12 +30,14 @@ class _Surgery(TaskWeighting):
         super().__init__(tasks)
         self.window = window
         self._generator = torch.Generator().manual_seed(seed)
+        self._before: dict[str, Any] | None = None
 
     def combine(self, coefficients: Tensor, gram: Tensor) -> Tensor:
         """Factors of the original gradients, ``[M]``, after each was changed (:meth:`TaskWeighting.combine`)."""
         dots = gram.detach().double().cpu()
         if not bool(dots.isfinite().all()):
-            return coefficients  # The learner leaves such a step out, and it must leave no trace here.
+            return coefficients
+        self._before = self._random()
         tasks = [i for i in range(len(dots)) if dots[i, i] > 0]
         mixing = torch.eye(len(dots), dtype=torch.float64)
         for task in tasks:
@@ -48,15 +50,33 @@ class _Surgery(TaskWeighting):
         """How much of ``other``'s original gradient is added to ``task``'s, which is ``mix [M]`` of all by now."""
         raise NotImplementedError
 
+    def observe(self, cosines: Mapping[str, float | Tensor]) -> None:
+        """Count the cosines of a step that was taken (:meth:`TaskWeighting.observe`)."""
+        super().observe(cosines)
+        self._before = None
+
     def step(self) -> None:
-        """Count one training step; every ``window`` steps a new mean of cosines begins."""
+        """Count one training step; every ``window`` steps a new mean of cosines begins.
+
+        A step that the learner left out is not observed: random state and moving averages are then those before it.
+        """
         super().step()
+        if self._before is not None:
+            self._restore(self._before)
+            self._before = None
         if self.steps % self.window == 0:
             self._observations = dict.fromkeys(self.tasks, 0)
 
+    def _random(self) -> dict[str, Any]:
+        """What :meth:`combine` moves."""
+        return {"generator": self._generator.get_state()}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+
     def state_dict(self) -> dict[str, Any]:
-        """Counters, cosines and the random state."""
-        return super().state_dict() | {"generator": self._generator.get_state()}
+        """Counters, cosines, the random state and moving averages, if there are any."""
+        return super().state_dict() | self._random()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`.
@@ -65,7 +85,7 @@ class _Surgery(TaskWeighting):
             ValueError: if the state is of other tasks.
         """
         super().load_state_dict(state)
-        self._generator.set_state(state["generator"])
+        self._restore(state)
 
 
 class PCGrad(_Surgery):
@@ -143,15 +163,9 @@ class GradVac(_Surgery):
         sine, usual_sine = (1 - cosine**2) ** 0.5, (1 - usual**2) ** 0.5
         return size * (usual * sine - cosine * usual_sine) / (other_size * usual_sine)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Counters, cosines, their moving averages and the random state."""
-        return super().state_dict() | {"usual": self._usual.clone()}
+    def _random(self) -> dict[str, Any]:
+        return super()._random() | {"usual": self._usual.clone()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
-
-        Raises:
-            ValueError: if the state is of other tasks.
-        """
-        super().load_state_dict(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self._usual = state["usual"].clone()
