@@ -66,3 +66,20 @@ def test_a_collection_is_reproduced_by_its_seeds(tmp_path):
         collect(tmp_path / name, lives=1000)
     first, second = (TrajectoryDataset(tmp_path / name) for name in "ab")
     assert first.fingerprint == second.fingerprint
+
+
+def test_a_module_acts_in_eval_mode_and_gets_its_own_mode_back(tmp_path):
+    class Policy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(1)
+
+        def forward(self, td):
+            self.norm(td["pixels"].float().mean((1, 2, 3)).unsqueeze(1))
+            return td.set("action", td["action_mask"].int().argmax(-1))
+
+    policy = Policy()
+    with TrajectoryWriter(tmp_path, "collect_grid", frame_shape=(1, 24, 24)) as writer:
+        collect_episodes(policy, "collect_grid", writer, num_episodes=2, max_steps=5)
+    assert policy.norm.num_batches_tracked == 0
+    assert policy.norm.training

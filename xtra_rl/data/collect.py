@@ -13,6 +13,7 @@ from torchrl.envs.utils import set_exploration_type
 from xtra_rl.data.frames import CompressedFrames
 from xtra_rl.data.trajectory_writer import TrajectoryWriter
 from xtra_rl.envs.lockstep import EXPLORATION, Policy, act_unfinished
+from xtra_rl.modules import evaluating
 from xtra_rl.training.seeding import derive_seed
 
 
@@ -38,9 +39,9 @@ def collect_episodes(
     arguments.
 
     Args:
-        policy: reads ``observation`` and ``action_mask``, writes ``action``; a planner, a random policy, a module. Its
-            ``generator``, if it has one, is seeded anew for each round of environments: a collection that goes on
-            after a kill must not play the games again that it has played.
+        policy: reads ``observation`` and ``action_mask``, writes ``action``; a planner, a random policy, a module, which
+            is in eval mode meanwhile. Its ``generator``, if it has one, is seeded anew for each round of environments:
+            a collection that goes on after a kill must not play the games again that it has played.
         task: name of a registered task.
         writer: the open dataset.
         num_episodes: games of this checkpoint in the end.
@@ -95,7 +96,7 @@ def collect_episodes(
         # All environments are made, so that each has the seed it would have had in one go.
         env = make_env(task, size, seed=seed + start, episodic_life=False, **(env_kwargs or {}))
         try:
-            with torch.no_grad(), set_exploration_type(EXPLORATION[mode]):
+            with torch.no_grad(), set_exploration_type(EXPLORATION[mode]), evaluating(policy):
                 _play(policy, env, wanted, max_steps, lambda i, rows, start=start: store(start + i, rows))  # type: ignore[misc]
         finally:
             env.close(raise_if_closed=False)
