@@ -99,6 +99,12 @@ def test_reanalysed_policy_finds_the_paying_action_and_the_rest_keeps_the_stored
     batch = make(torch.cat([windows(buffer(10), 1), windows(buffer(10), 1)]))
     assert (batch["policy_target"][0].argmax(-1) == 1).all()
     torch.testing.assert_close(batch["policy_target"][1], torch.tensor([0.2, 0.3, 0.5]).expand(K + 1, 3))
+    assert batch["policy_mask"].all()  # the stored one is learnt, too
+
+
+def test_values_are_discounted_as_the_planner_searches_them():
+    make, _ = targets(discount=None)
+    assert make.discount == make.planner.discount == GAMMA
 
 
 def test_the_share_that_is_searched_again_is_rounded_up_but_not_by_rounding_errors():
@@ -198,6 +204,11 @@ def test_teacher_targets_bootstrap_from_the_teacher():
     torch.testing.assert_close(batch["policy_target"], window["teacher_policy"])
     direct = TeacherTargets(**options, value_source="teacher")(window)
     assert direct["value_target"].tolist() == [[1.0, 2.0, 3.0]]
+    end = windows(made, 8)  # whose second transition is the last
+    end["teacher_policy"], end["teacher_value"] = window["teacher_policy"], window["teacher_value"]
+    assert TeacherTargets(**options, value_source="teacher")(end)["value_target"].tolist() == [
+        [1.0, 2.0, 0.0]
+    ]
 
 
 @pytest.mark.parametrize("source", ["prior", "search"])

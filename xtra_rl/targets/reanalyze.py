@@ -34,7 +34,7 @@ class ReanalyzeTargets:
         action_mask: legal actions of the task, ``[A]`` bool.
         unroll_steps: K.
         td_steps: n of fresh data; windows must hold ``K + n`` transitions and frames.
-        discount: per env step.
+        discount: per env step; by default the planner's.
         age_interval: transitions per step taken off ``td_steps`` (30,000 published), ``None`` for no correction.
         policy_ratio: share of the batch whose policies are searched again (1.0 in XTRA); the rest uses the visit
             distribution stored while acting, or learns no policy where none is stored (offline data).
@@ -61,7 +61,7 @@ class ReanalyzeTargets:
         *,
         unroll_steps: int = 5,
         td_steps: int = 5,
-        discount: float = 0.988054,
+        discount: float | None = None,
         age_interval: int | None = 30_000,
         policy_ratio: float = 1.0,
         value_source: Literal["network", "search"] = "network",
@@ -82,7 +82,7 @@ class ReanalyzeTargets:
         self.action_mask = action_mask
         self.unroll_steps = unroll_steps
         self.td_steps = td_steps
-        self.discount = discount
+        self.discount = planner.discount if discount is None else discount
         self.age_interval = age_interval
         self.policy_ratio = policy_ratio
         self.value_source = value_source
