@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from gridworld import make_gridworld
+from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 
 from xtra_rl.data import MultiTaskReplayBuffer, TrajectoryReplayBuffer
 from xtra_rl.envs import make_env, register_task, unregister_task
-from xtra_rl.training.actor import Actor
+from xtra_rl.training.actor import Actor, Decision, StepWriter
 from xtra_rl.training.batches import BatchSource
 from xtra_rl.training.loop import scalars, train_offline, train_online
 
@@ -77,6 +78,18 @@ def test_final_frame_of_a_truncated_game_is_stored_and_bootstrapped():
     assert rows["has_action"][:12].tolist() == [True] * 10 + [False, True]
     assert not rows["terminated"].any()
     assert not torch.equal(rows["pixels"][10], rows["pixels"][11])
+
+
+def test_a_game_that_ends_as_it_is_cut_has_ended():
+    flags = {"done": True, "terminated": True, "truncated": True, "end-of-life": False}
+    outcome = TensorDict({name: torch.tensor([[flag]]) for name, flag in flags.items()}, [1])
+    frame = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    outcome["reward"], outcome["pixels"] = torch.tensor([[2.0]]), frame
+    buffer = TrajectoryReplayBuffer(10, num_envs=1, memmap=False)
+    assert StepWriter(buffer).write(frame, Decision(torch.tensor([1])), outcome) == [2.0]
+    rows = stored_rows(buffer)
+    assert rows["terminated"].tolist() == [True, False]
+    assert not rows["truncated"].any()
 
 
 def test_frame_stack_seen_while_acting_is_the_one_rebuilt_from_replay():

@@ -128,11 +128,8 @@ def test_gradients_have_the_strides_of_their_parameters():
 
 
 def test_identical_tasks_have_cosine_one():
-    data = batch([0, 0, 0, 1, 1, 1])
-    twin = torch.cat([data[:3], data[:3]])
-    twin["task_id"] = torch.tensor([0, 0, 0, 1, 1, 1])
     one = learner(task_weights=TaskWeightScheduler(["amidar"], start=0))
-    assert one.step(twin)["grad_cos/amidar"].item() == pytest.approx(1.0, abs=1e-5)
+    assert one.step(twins(opposed=False))["grad_cos/amidar"].item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_task_of_weight_zero_changes_nothing_but_batchnorm():
@@ -212,9 +209,38 @@ def test_target_and_task_weights_are_stepped_with_the_learner():
     )  # fmt: skip
     one.step(batch([0, 0, 1, 1]))
     assert scheduler.steps == target.steps == one.steps == 1
-    assert scheduler.weights["amidar"] in (0.0, 1.0)
     for ours, theirs in zip(model.state_dict().values(), target.module.state_dict().values()):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("opposed", "weight"), [(True, 0.0), (False, 1.0)])
+def test_a_cross_task_s_weight_comes_from_its_gradient(opposed, weight):
+    """1 where it agrees with the target's in all steps of the window, 0 where it opposes it."""
+    scheduler = weights_with("amidar", 0.5, start=0, cycle=2, window=1)
+    one = learner(task_weights=scheduler)
+    cosine = one.step(twins(opposed))["grad_cos/amidar"]
+    assert (cosine < 0) == opposed
+    assert scheduler.weights["amidar"] == weight
+
+
+def test_an_absent_cross_task_is_not_taken_for_one_without_agreement():
+    scheduler = weights_with("amidar", 0.5, start=0, cycle=2, window=1)
+    metrics = learner(task_weights=scheduler).step(batch([0, 0]))
+    assert "grad_cos/amidar" not in metrics
+    assert scheduler.weights["amidar"] == 0.5
+
+
+def twins(opposed):
+    """Three positions of each of two tasks, the same ones, of opposite worth or of the same."""
+    data = batch([0, 0, 0, 1, 1, 1])
+    data = torch.cat([data[:3], data[:3]])
+    data["task_id"] = torch.tensor([0, 0, 0, 1, 1, 1])
+    if opposed:
+        data["value_target"][:3], data["value_target"][3:] = 3.0, -3.0
+        data["reward_target"][:3], data["reward_target"][3:] = 2.0, -2.0
+        data["policy_target"][:3], data["policy_target"][3:] = torch.eye(A)[0], torch.eye(A)[1]
+        data["consistency_mask"][:] = False
+    return data
 
 
 def test_learning_rate_follows_the_published_schedule():
@@ -366,13 +392,7 @@ def test_a_rule_for_combining_gradients_is_obeyed():
 
 def test_pcgrad_steps_along_a_gradient_that_opposes_no_task():
     one = learner(task_weights=PCGrad(["amidar"]), max_grad_norm=1e9)
-    data = batch([0, 0, 0, 1, 1, 1])
-    data = torch.cat([data[:3], data[:3]])  # the same positions ...
-    data["task_id"] = torch.tensor([0, 0, 0, 1, 1, 1])
-    data["value_target"][:3], data["value_target"][3:] = 3.0, -3.0  # ... of opposite worth
-    data["reward_target"][:3], data["reward_target"][3:] = 2.0, -2.0
-    data["policy_target"][:3], data["policy_target"][3:] = torch.eye(A)[0], torch.eye(A)[1]
-    data["consistency_mask"][:] = False
+    data = twins(opposed=True)
     same = data.clone()
     one._prepare(same)
     losses, _ = one.loss.task_losses(same, 2)
