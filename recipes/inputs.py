@@ -11,7 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from xtra_rl import distributed
 from xtra_rl.data import TrajectoryDataset
 from xtra_rl.data.manifest import fingerprint, read_manifest
+from xtra_rl.envs import get_task
+from xtra_rl.files import file_sha256
 from xtra_rl.recipes import common
+from xtra_rl.recipes.plugins import plugin_files
 from xtra_rl.training.model_files import read_model_notes
 from xtra_rl.training.pipeline import ArtifactKind, MissingArtifact, Pipeline, locked
 
@@ -78,6 +81,11 @@ class Inputs:
         settings = common.without_machine(common.plain(self.cfg))
         return {name: settings[name] for name in names} | common.unusual_computation(settings) | more
 
+    def _code(self, task: str) -> dict[str, list[str]]:
+        """What a game of the user's own is made of: a changed plugin is another game."""
+        files = plugin_files(list(self.cfg.plugins)).values()
+        return {"code": sorted(map(file_sha256, files))} if get_task(task).factory is not None else {}
+
     def dataset(self, task: str) -> Path:
         """Offline data of a task."""
         from xtra_rl.recipes.collect_offline import collect_offline
@@ -87,7 +95,7 @@ class Inputs:
             "dataset",
             task,
             given=self._datasets.get(task),
-            key=self._key(*sections),
+            key=self._key(*sections, **self._code(task)),
             build=lambda path: collect_offline(self.cfg, task, path),
             resumable=True,
         )

@@ -9,6 +9,7 @@ import pytest
 from pipeline_runs import SHORT, command_line
 
 from xtra_rl.envs import get_task, unregister_task
+from xtra_rl.recipes.inputs import Inputs
 from xtra_rl.recipes.lifecycle import describe
 from xtra_rl.recipes.plugins import load_plugins
 from xtra_rl.training.run import RunDirectory
@@ -75,6 +76,23 @@ def test_a_run_goes_on_with_the_code_that_it_was_started_with(game, config):
         ValueError, match=r"was started with another plugin my_game.py than '.*my_game.py'; restore it"
     ):
         describe(cfg, run, "xtra_finetune", {})
+
+
+def test_data_of_a_game_that_was_changed_is_not_taken_again(game, config):
+    cfg = config(
+        "collect_offline", "scale=smoke", "plugins=[my_game.py]", "target=my_walk", "artifacts=artifacts"
+    )
+
+    def key():
+        asked = Inputs(cfg, build=False)
+        asked.pipeline.resolve = lambda kind, name, **how: how["key"]
+        return asked.dataset("my_walk"), asked.dataset("alien")
+
+    walk, alien = key()
+    assert key() == (walk, alien)
+    game.write_text(GAME + "# another rule\n")
+    assert key()[0] != walk
+    assert key()[1] == alien
 
 
 @pytest.mark.slow
