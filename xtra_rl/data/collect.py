@@ -39,9 +39,9 @@ def collect_episodes(
     arguments.
 
     Args:
-        policy: reads ``observation`` and ``action_mask``, writes ``action``; a planner, a random policy, a module, which
-            is in eval mode meanwhile. Its ``generator``, if it has one, is seeded anew for each round of environments:
-            a collection that goes on after a kill must not play the games again that it has played.
+        policy: reads ``observation`` and ``action_mask``, writes ``action``; a planner, a random policy, a module,
+            which is in eval mode meanwhile. Its ``generator``, if it has one, is seeded anew for each round of
+            environments: a collection that goes on after a kill must not play the games again that it has played.
         task: name of a registered task.
         writer: the open dataset.
         num_episodes: games of this checkpoint in the end.

@@ -26,8 +26,10 @@ class RayReanalysis:
 
     Each worker has a copy of the target network, its planner and its memory, on one thread. Random numbers are drawn
     here, for the whole batch, so on a CPU with one thread the targets are those of ``local``, bit for bit, whatever the
-    number of workers; a checkpoint is the same, too. It needs ``local`` to have a memory
-    (:class:`~xtra_rl.targets.RootMemory`), since without one the networks' rounding depends on who else is encoded.
+    number of workers; a checkpoint is the same, too. That needs ``local`` to have a memory
+    (:class:`~xtra_rl.targets.RootMemory`), since without one the networks' rounding depends on who else is encoded, and
+    latents that are maps in an :class:`~xtra_rl.models.InferenceModel`: layers over vectors round differently in
+    batches of another size (1e-6 in some policies).
 
     A worker that dies is started anew by Ray and asked again for the part it owed: nothing is lost but time.
 

@@ -135,7 +135,8 @@ class CurlLoss(LossModule):
         network: what is trained.
         target: its slow copies; step them after each update.
         contrastive_coef: 1 as published, 0.01 for Pong, Boxing, Private Eye and Freeway; 0 leaves Rainbow.
-        generator: of views and noise; default: an own one with seed 0, on the CPU.
+        generator: of views and noise; default: an own one with seed 0, on the CPU, which no checkpoint holds. Pass
+            the one that the :class:`~xtra_rl.training.learner.Learner` has, which it saves.
 
     Raises:
         ValueError: if ``contrastive_coef`` is negative.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 class RootNoise(NamedTuple):
     """Random numbers of a search for each of its roots: the same root with the same numbers is searched the same way,
-    whoever else is searched beside it."""
+    whoever else is searched beside it, as far as the model gives it the same numbers."""
 
     root: Tensor  # [B, A]
     tie_seeds: Tensor  # [B] int64
