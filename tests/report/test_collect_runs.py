@@ -14,6 +14,7 @@ from xtra_rl.report.collect import Finding, collect
 from xtra_rl.report.curves import (
     aggregate_bar_rows,
     aggregate_rows,
+    baseline_rows,
     gain_curve_rows,
     improvement_rows,
     learning_rows,
@@ -22,6 +23,7 @@ from xtra_rl.report.curves import (
 from xtra_rl.report.facts import head
 from xtra_rl.report.measures import at_start, baseline, improvement, measured, of_system
 from xtra_rl.report.paper_tables import paper_tables
+from xtra_rl.report.pictures import system_looks
 from xtra_rl.report.tables import aggregates_table, scores_table
 from xtra_rl.runs.settings import decisive
 from xtra_rl.studies import read_study, write_study
@@ -75,6 +77,9 @@ def test_pictures_show_these_numbers(tmp_path):
     points = {(row["game"], row["system"], row["env_step"]): row for row in learning_rows(group)}
     assert points["alien", "XTRA", 200]["mean"] == 150.0
     assert points["alien", "XTRA", 400]["seeds"] == 3
+    levels = {(row["game"], row["system"]): row["mean"] for row in baseline_rows(group)}
+    assert levels["alien", "random play"] == 21.0
+    assert levels["alien", "best constant action"] == 10.0
     whole = {
         (row["normalised"], row["system"], row["env_step"]): row["mean"] for row in aggregate_rows(group)
     }
@@ -380,3 +385,22 @@ def test_a_folder_without_runs_is_refused(make, message, tmp_path):
         (tmp_path / "x").mkdir()
     with pytest.raises(ValueError, match=message):
         collect([tmp_path / "x"])
+
+
+def test_systems_that_studies_share_look_the_same_in_all_of_them(tmp_path):
+    write_sample(tmp_path)
+    group = one(tmp_path)
+    by_name = {system.name: system for system in group.study.systems}
+    shared = [by_name["efficientzero"], by_name["xtra"]]
+    other = replace(shared[0], name="own", label="own", published=None)
+    larger = replace(shared[0], name="efficientzero_l", label="EfficientZero-L", published="efficientzero_l")
+
+    def colours(*systems):
+        study = replace(group.study, systems=systems)
+        return {label: look["color"] for label, look in system_looks(replace(group, study=study)).items()}
+
+    first = colours(*shared)
+    assert colours(other, *reversed(shared)) == {"own": "#009E73", **first}
+    # The larger one stands for it where it is alone, and is a system of its own beside it.
+    assert colours(larger)["EfficientZero-L"] == first["EfficientZero"]
+    assert len(set(colours(*shared, larger, other).values())) == 4

@@ -14,6 +14,7 @@ from xtra_rl.report.collect import Group
 from xtra_rl.report.measures import (
     Normalisation,
     Scores,
+    baseline,
     complete,
     improvement,
     measured,
@@ -39,6 +40,16 @@ def learning_rows(group: Group) -> Rows:
         for system in group.study.systems:
             for step, values in curve(group, system.name, target).items():
                 rows.append(score_row(measured(values), game=target, system=system.label, env_step=step))
+    return rows
+
+
+def baseline_rows(group: Group) -> Rows:
+    """Random play and the best constant action on each game: what learning has to come above. As ``learning_rows``."""
+    rows: Rows = []
+    for name, label in {"random": "random play", "constant": "best constant action"}.items():
+        for target in group.study.targets:
+            if (value := baseline(group, name, target)) is not None:
+                rows.append(score_row(value, game=target, system=label, env_step=None))
     return rows
 
 

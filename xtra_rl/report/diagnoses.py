@@ -39,7 +39,7 @@ class DiagnosedModel:
     Example:
         >>> numbers = {"target": "ms_pacman", "checkpoint": "runs/xtra_finetune/ms_pacman-laptop-s0/model"}
         >>> DiagnosedModel(Path("runs/diagnose/ms_pacman"), numbers).title
-        'Ms Pacman: xtra_finetune/ms_pacman-laptop-s0/model'
+        'Ms. Pac-Man: xtra_finetune/ms_pacman-laptop-s0/model'
     """
 
     path: Path

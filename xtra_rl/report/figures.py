@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,20 @@ Looks = dict[str, dict[str, Any]]
 def draw_panels(
     rows: Rows, path: Path, looks: Looks, *, panel: str = "game", line: str = "system",
     y_label: str = "mean return", unit: float = 1, titles: bool = True, held: bool = False,
-    y_limits: tuple[float, float] | None = None,
+    y_limits: tuple[float, float] | None = None, zero: bool = False, named: Callable[[str], str] = str,
 ) -> Path:  # fmt: skip
-    """Lines with bands against env steps, a panel for each value of a column; ``held`` values stay until the next."""
+    """Lines with bands against env steps, a panel for each value of a column; ``held`` values stay until the next.
+
+    ``named`` makes the legend's words out of those of the rows; ``zero`` draws a line there.
+    """
     names = list(dict.fromkeys(row[panel] for row in rows))
     figure, panels, columns = _grid(len(names))
     for place, (axes, name) in enumerate(zip(panels, names)):
         for label, look in looks.items():
             chosen = [row for row in rows if row[panel] == name and row[line] == label]
-            _line(axes, chosen, label, look, unit, held=held)
+            _line(axes, chosen, named(label), look, unit, held=held)
+        if zero:
+            axes.axhline(0, color="#000000", linewidth=0.8)
         if titles:
             axes.set_title(game_title(name) if panel == "game" else name, fontsize=9)
         _steps_axis(axes, STEP_LABELS["env_step"] if place + columns >= len(names) else "", columns)
@@ -49,7 +54,8 @@ def _line(axes: Axes, rows: Rows, label: str, look: dict[str, Any], unit: float,
     stepped = [row for row in rows if row["env_step"] is not None]
     for row in rows:
         if row["env_step"] is None:
-            axes.axhline(unit * row["mean"], label=label, **(look | {"linestyle": "--"}))
+            style = "--" if look["linestyle"] == "-" else look["linestyle"]
+            axes.axhline(unit * row["mean"], label=label, **(look | {"linestyle": style}))
     if not stepped:
         return
     steps = [row["env_step"] for row in stepped]

@@ -274,15 +274,25 @@ def improvement(group: Group, system: str, target: str) -> Measured | None:
     return aggregate(aggregates.relative_improvement, {target: ours}, {target: base})
 
 
+#: Games whose names are written in another way than their ids.
+_TITLES = {
+    "hero": "H.E.R.O.",
+    "ms_pacman": "Ms. Pac-Man",
+    "qbert": "Q*bert",
+    "up_n_down": "Up 'n Down",
+    "yars_revenge": "Yars' Revenge",
+}
+
+
 def game_title(target: str) -> str:
     """Name of a game for a reader.
 
     Example:
         >>> game_title("ms_pacman")
-        'Ms Pacman'
+        'Ms. Pac-Man'
     """
     try:
         name = get_task(target).name
     except ValueError:
         name = target
-    return " ".join(word.capitalize() for word in name.split("_"))
+    return _TITLES.get(name) or " ".join(word.capitalize() for word in name.split("_"))

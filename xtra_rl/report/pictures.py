@@ -14,6 +14,7 @@ from xtra_rl.report.collect import Group
 from xtra_rl.report.curves import Rows
 from xtra_rl.report.figures import Looks, draw_aggregates, draw_gains, draw_panels
 from xtra_rl.report.measures import game_title, reference
+from xtra_rl.studies.plan import System
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Picture:
     draw: Callable[[Path], Path]
 
 
+#: Systems, by the paper's names, that have the same colour in all studies of a report.
+_SHARED = ("efficientzero", "xtra")
+_BASELINE_LOOKS: Looks = {
+    "random play": {"color": "#666666", "linestyle": "--", "linewidth": 1.1},
+    "best constant action": {"color": "#666666", "linestyle": ":", "linewidth": 1.1},
+}
 #: Pictures of the paper that each of ours redraws.
 _PAPER = {
     "learning-curves": ("6a", "6b", "6c", "7", "11", "12", "13"),
@@ -62,12 +69,13 @@ def pictures(group: Group) -> list[Picture]:
 
 
 def _curve_pictures(group: Group) -> Iterator[Picture]:
-    looks = _looks(group)
+    looks = system_looks(group)
     rows = curves.learning_rows(group)
     if any(row["env_step"] is not None for row in rows):
         last = [f"{row['system']} {row['mean']:,.1f} on {game_title(row['game'])}" for row in _last(rows)]
-        caption = "Mean return of evaluations over seeds; dashed level lines: systems that take no env steps."
-        draw = partial(draw_panels, rows, looks=looks)
+        caption = "Mean return of evaluations over seeds; level lines: what takes no env steps."
+        rows += curves.baseline_rows(group)
+        draw = partial(draw_panels, rows, looks=looks | _BASELINE_LOOKS)
         yield _picture(group, "learning-curves", "Learning curves", caption + _BAND, last, rows, draw)
     if rows := curves.aggregate_rows(group):
         last = [f"{row['system']} {row['mean']:.2f} {row['normalised']}" for row in _last(rows)]
@@ -83,7 +91,7 @@ def _curve_pictures(group: Group) -> Iterator[Picture]:
             " at every step (named in the CSV file)."
         )
         draw = partial(
-            draw_panels, rows, looks=looks, panel="over", y_label="gain, %", unit=100, titles=False
+            draw_panels, rows, looks=looks, panel="over", y_label="gain, %", unit=100, titles=False, zero=True
         )
         yield _picture(group, "gain-curve", f"Gain over {over} while learning", caption, last, rows, draw)
 
@@ -97,7 +105,10 @@ def _weight_pictures(group: Group) -> Iterator[Picture]:
             continue
         crosses = sorted({row["cross_task"] for row in rows})
         looks = dict(zip(crosses, line_looks(len(crosses))))
-        last = [f"{row['cross_task']} {row['mean']:.2f} for {game_title(row['game'])}" for row in _last(rows)]
+        last = [
+            f"{game_title(row['cross_task'])} {row['mean']:.2f} for {game_title(row['game'])}"
+            for row in _last(rows)
+        ]
         caption = (
             "Weight of each cross task, mean over seeds; bands reach from the lowest to the highest seed."
         )
@@ -109,6 +120,7 @@ def _weight_pictures(group: Group) -> Iterator[Picture]:
             y_label="task weight",
             y_limits=(-0.05, 1.05),
             held=True,
+            named=game_title,
         )
         whole = system.published == "xtra"
         name = "task-weights" if whole else f"task-weights-{system.name.replace(' ', '-')}"
@@ -116,7 +128,7 @@ def _weight_pictures(group: Group) -> Iterator[Picture]:
 
 
 def _bar_pictures(group: Group) -> Iterator[Picture]:
-    looks = _looks(group)
+    looks = system_looks(group)
     if rows := curves.improvement_rows(group):
         over = reference(group).label
         values = [f"{row['system']} on {game_title(row['game'])} {100 * row['mean']:+.0f} %" for row in rows]
@@ -157,10 +169,23 @@ def _picture(
     return Picture(name, title + paper, caption, f"{title}. At the end: {shown}.", rows, draw)
 
 
-def _looks(group: Group) -> Looks:
-    """A system has the same colour in every picture."""
-    labels = [system.label for system in group.study.systems]
-    return dict(zip(labels, line_looks(len(labels))))
+def system_looks(group: Group) -> Looks:
+    """A system has the same colour in every picture, and the two that all studies share have it in every study."""
+    systems = group.study.systems
+    shared = [_kind(system, systems) for system in systems]
+    others = iter(line_looks(len(_SHARED) + len(systems))[len(_SHARED) :])
+    first = dict(zip(_SHARED, line_looks(len(_SHARED))))
+    return {
+        system.label: first[kind] if kind else next(others)
+        for system, kind in zip(systems, shared, strict=True)
+    }
+
+
+def _kind(system: System, systems: Sequence[System]) -> str | None:
+    """Which of the shared systems it is: EfficientZero-L where no smaller one is beside it."""
+    alone = "efficientzero" not in [each.published for each in systems]
+    name = "efficientzero" if system.published == "efficientzero_l" and alone else system.published
+    return name if name in _SHARED else None
 
 
 def _last(rows: Rows) -> Rows:
