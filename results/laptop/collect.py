@@ -1,27 +1,30 @@
 """Every game, the task weights, and what each run was: small CSV files out of the runs of a study.
 
-    python results/laptop/collect.py STUDIES results/laptop
+    python results/laptop/collect.py STUDIES results/laptop [--cut FOLDER/]
 
 STUDIES holds the study folders (``table1-laptop/runs/<system>/<target>-s<seed>``). Writes ``games.csv`` (every game of
 every evaluation), ``task_weights.csv`` (a row whenever one changed), ``runs.csv`` (a row a run: commit, hours, means,
 command) and ``datasets.csv`` (every game that cross tasks were learnt from). Unfinished runs are in it, too, and named
 so. ``runs.tar.xz`` holds plans and runs without weights and pictures, as far as ``recipes/report.py`` and
-``recipes/study.py`` read them.
+``recipes/study.py`` read them; ``--cut`` leaves a folder of the machine out of paths in settings and commands, and
+writes the hash of the settings anew.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from xtra_rl.data import TrajectoryDataset
-from xtra_rl.files import write_csv
+from xtra_rl.files import config_sha256, write_csv
 from xtra_rl.runs.record import Run, read_run
 from xtra_rl.training.checkpoint import load_checkpoint
 
@@ -63,7 +66,7 @@ def weights(run: Run) -> Iterator[dict[str, Any]]:
             before = value
 
 
-def about(run: Run) -> dict[str, Any]:
+def about(run: Run, cut: str) -> dict[str, Any]:
     """What the run was."""
     manifest, summary = run.manifest, run.summary
     row = {"status": run.status, "env_steps": run.steps()[0], "train_steps": run.steps()[1]}
@@ -75,7 +78,7 @@ def about(run: Run) -> dict[str, Any]:
     row["commit"] = (manifest.get("git_commit") or "")[:12]
     skipped = ("run_dir=", "artifacts=")  # places on the machine
     words = [Path(word).name if word.endswith(".py") else word for word in manifest.get("command_line", [])]
-    row["command"] = " ".join(word for word in words if not word.startswith(skipped))
+    row["command"] = " ".join(word.replace(cut, "") for word in words if not word.startswith(skipped))
     return row
 
 
@@ -92,23 +95,33 @@ def recorded(studies: Path) -> Iterator[dict[str, Any]]:
 KEPT = ("config.yaml", "manifest.json", "summary.json", "metrics.csv", "evaluations.csv")
 
 
-def pack(studies: Path, out: Path) -> None:
-    """Plans and runs as one archive, the same for the same runs; the folder of the recipe's checkout is left out."""
+def about_without(cut: str, run: Path) -> dict[str, Any]:
+    """A run's manifest without a folder of the machine, and without that of the recipe's checkout."""
+    manifest = json.loads((run / "manifest.json").read_text().replace(cut, ""))
+    script = Path(manifest["command_line"][0])
+    manifest["command_line"][0] = f"{script.parent.name}/{script.name}"
+    if not cut:
+        return manifest
+    settings = yaml.safe_load((run / "config.yaml").read_text().replace(cut, ""))
+    return manifest | {"config_sha256": config_sha256(settings)}
+
+
+def pack(studies: Path, out: Path, cut: str) -> None:
+    """Plans and runs as one archive, the same for the same runs."""
     with tarfile.open(out, "w:xz") as archive:
         paths = [*studies.glob("*/study.json"), *studies.glob("*/runs/*/*/*")]
         for path in sorted(path for path in paths if path.name in ("study.json", *KEPT)):
             content = path.read_bytes()
+            if path.name == "config.yaml" and cut:
+                content = content.replace(cut.encode(), b"")
             if path.name == "manifest.json":
-                manifest = json.loads(content)
-                script = Path(manifest["command_line"][0])
-                manifest["command_line"][0] = f"{script.parent.name}/{script.name}"
-                content = (json.dumps(manifest, indent=2) + "\n").encode()
+                content = (json.dumps(about_without(cut, path.parent), indent=2) + "\n").encode()
             entry = tarfile.TarInfo(str(Path("studies") / path.relative_to(studies)))
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
 
 
-def main(studies: Path, out: Path) -> None:
+def main(studies: Path, out: Path, cut: str) -> None:
     """Read all runs below ``studies`` and write the tables into ``out``."""
     tables: dict[str, list[dict[str, Any]]] = {"games": [], "task_weights": [], "runs": []}
     for path in sorted(studies.glob("*/runs/*/*/config.yaml")):
@@ -122,14 +135,20 @@ def main(studies: Path, out: Path) -> None:
         }
         tables["games"] += [cell | row for row in games(run)]
         tables["task_weights"] += [cell | row for row in weights(run)]
-        tables["runs"].append(cell | about(run))
+        tables["runs"].append(cell | about(run, cut))
     tables["datasets"] = list(recorded(studies))
     for name, rows in filter(lambda item: item[1], tables.items()):
         columns = dict.fromkeys(key for row in rows for key in row)
         write_csv(out / f"{name}.csv", [{key: row.get(key, "") for key in columns} for row in rows])
         print(f"{out / name}.csv: {len(rows)} rows")
-    pack(studies, out / "runs.tar.xz")
+    pack(studies, out / "runs.tar.xz", cut)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("studies", type=Path)
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("--cut", default="", metavar="FOLDER/")
+    main(**vars(arguments.parse_args()))
