@@ -241,6 +241,11 @@ def cross_tasks_of(cfg: DictConfig) -> list[str]:
     target = target_of(cfg)
     if cfg.cross_tasks is not None:
         tasks = [get_task(name).name for name in cfg.cross_tasks]
+        if target in tasks and cfg.student:
+            raise ValueError(
+                f"cross_tasks is {tasks}: the student given has learnt the target {target!r} already; take another"
+                " target, or a student of other games, such as inputs=mazes or inputs=shooters"
+            )
         if target in tasks or len(set(tasks)) < len(tasks) or not tasks:
             raise ValueError(
                 f"cross_tasks is {tasks}; expected at least one task, each once, without target {target!r}"

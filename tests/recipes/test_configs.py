@@ -132,10 +132,11 @@ def test_an_unknown_task_set_is_answered_with_those_there_are(config):
     ("override", "message"),
     [
         ("cross_tasks=[alien]", "without target 'alien'"),
+        ("inputs=mazes target=ms_pacman", "the student given has learnt the target 'ms_pacman' already"),
         ("cross_tasks=[phoenix,phoenix]", "each once"),
         ("target=alein", "alien"),
     ],
 )
 def test_impossible_task_choices_are_named(config, override, message):
     with pytest.raises(ValueError, match=message):
-        common.cross_tasks_of(config("xtra_finetune", override))
+        common.cross_tasks_of(config("xtra_finetune", *override.split()))
