@@ -14,6 +14,8 @@ class OwnGenerator:
     """Base of modules that draw from ``self.generator``: saved in checkpoints, copied, sent to other processes.
 
     A ``torch.Generator`` cannot be pickled for a spawned process, so a worker of a collector gets its state instead.
+    Several workers that are given one policy draw the same numbers: give TorchRL's ``MultiCollector`` a
+    ``policy_factory`` for each, with seeds of their own.
 
     Example:
         >>> import pickle
