@@ -25,7 +25,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--thorough",
         action="store_true",
-        help="long forms of slow tests: 30 kills instead of 10, a second seed, memory as the allocator leaves it",
+        help="long forms of slow tests: 30 kills instead of 5, every experiment and tutorial, a second seed",
     )
 
 
@@ -36,8 +36,12 @@ def thorough(request) -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Without a GPU: skip what needs one, and call slow what Triton's interpreter makes slow."""
+    if not config.getoption("--thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="a long form: --thorough"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

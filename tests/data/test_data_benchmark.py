@@ -10,6 +10,7 @@ from xtra_rl.data.__main__ import main
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_benchmark_writes_its_three_tables(tmp_path, monkeypatch, capsys):
     threads = torch.get_num_threads()
     monkeypatch.setattr(benchmark, "task_set", lambda name: ("carnival", "pooyan"))

@@ -31,7 +31,7 @@ def rows(folder: Path) -> bytes:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_kills_leave_the_run_that_nothing_happened_to(tmp_path, thorough):
-    planned = 30 if thorough else 10
+    planned = 30 if thorough else 5
     artifacts = f"artifacts={tmp_path / 'artifacts'}"
     whole = start(tmp_path / "whole", *SETTINGS, artifacts, f"run_dir={tmp_path / 'whole'}")
     assert whole.wait(timeout=900) == 0, (tmp_path / "whole" / "log.txt").read_text()[-3000:]
@@ -55,7 +55,7 @@ def test_kills_leave_the_run_that_nothing_happened_to(tmp_path, thorough):
             break
     print(f"{len(kills)} kills in {sittings} sittings; newest checkpoint at each: {', '.join(kills)}")
     assert len(kills) >= 2 * planned // 3, "the run is too short to be killed so often"
-    assert len(set(kills)) > planned // 6
+    assert len(set(kills)) > max(1, planned // 6)
     assert rows(killed) == rows(tmp_path / "whole")
 
 

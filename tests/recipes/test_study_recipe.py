@@ -163,6 +163,11 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("studies")
 
 
+#: A table of similar games and one of diverse ones, a figure, and the study that is published; the rest takes minutes.
+SOME = ("table1", "table2", "figure7", "laptop")
+LONG = pytest.mark.thorough
+
+
 def arguments(name):
     """One game, one seed, little to learn; the shooters stand for the diverse games, whose data would take minutes."""
     few = ["task_set=shooter"] if name in ("table2", "table4", "table6", "table7") else []
@@ -171,7 +176,9 @@ def arguments(name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SOME else LONG) for name in EXPERIMENTS]
+)
 def test_every_experiment_runs_to_its_report(place, name):
     done = command_line(place, *arguments(name), "parallel=2", recipe="study", timeout=1700)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
