@@ -10,7 +10,7 @@ default); a GPU from scale=workstation on. Commands:
     python recipes/xtra_finetune.py task_weights=false                       the paper's ablations (Table 1)
     python recipes/xtra_finetune.py task_weighting=pcgrad                    another rule for the same weights
     python recipes/xtra_finetune.py freeze=[representation] transfer=[representation,dynamics]
-    python recipes/xtra_finetune.py inputs=mazes target=alien scale=laptop   from a student that comes along
+    python recipes/xtra_finetune.py inputs=mazes target=alien scale=laptop   from a student that ships with it
     torchrun --nproc-per-node=4 recipes/xtra_finetune.py scale=paper         four processes share its batches
 
 A run that is killed, by whatever, goes on with the same command.
