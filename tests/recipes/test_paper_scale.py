@@ -20,7 +20,8 @@ CROSS_TASKS = ("amidar", "bank_heist", "ms_pacman", "wizard_of_wor")
 
 def annotated_dataset(cfg, task, path):
     """Real RGB frames of random play, annotated with a uniform teacher."""
-    with TrajectoryWriter(path, task, frame_shape=common.frame_shape(cfg)) as writer:
+    about = {"subtract_background": cfg.env.subtract_background}
+    with TrajectoryWriter(path, task, frame_shape=common.frame_shape(cfg), env_settings=about) as writer:
         policy = RandomPolicy(torch.Generator().manual_seed(0))
         collect_episodes(
             policy, task, writer, num_episodes=1, max_steps=100, env_kwargs=common.env_kwargs(cfg)
