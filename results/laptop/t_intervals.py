@@ -23,6 +23,7 @@ from xtra_rl.files import write_csv
 HERE, LAST = Path(__file__).parent, 5
 STEPS, MODES = (6_000, 12_000, 24_000), ("sampled", "greedy")
 MAZES, SHOOTERS = ("alien", "ms_pacman"), ("assault", "demon_attack", "phoenix")
+BESIDE = ("mask_below_root", "shipped_inputs", "fresh_seeds")
 PARTS = ("no_cross_task", "no_pretraining", "no_task_weights", "representation_dynamics")
 
 Curves = dict[str, dict[str, dict[int, float]]]
@@ -42,6 +43,8 @@ def comparisons() -> Iterator[tuple[str, str, Sequence[str]]]:
     for system in ("xtra_mazes", "representation"):
         yield system, "efficientzero", phoenix
     yield "mask_below_root/xtra", "mask_below_root/efficientzero", phoenix
+    for place in ("fresh_seeds", "six_seeds"):
+        yield f"{place}/xtra", f"{place}/efficientzero", ("alien",)
     for system in ("more_games", "larger_cross_batches"):
         yield system, "xtra", phoenix
         yield system, "efficientzero", phoenix
@@ -50,20 +53,22 @@ def comparisons() -> Iterator[tuple[str, str, Sequence[str]]]:
 
 
 def read_curves(mode: str) -> Curves:
-    """All evaluations; cells of a folder below have its name before theirs."""
+    """All evaluations; cells of a folder below have its name before theirs, ``six_seeds`` has old and fresh ones."""
     games: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for path in (
-        HERE / "games.csv",
-        *(HERE / name / "games.csv" for name in ("mask_below_root", "shipped_inputs")),
-    ):
+    for place in ("", *BESIDE):
+        path = HERE / place / "games.csv"
         if not path.is_file():
             continue
-        place = "" if path.parent == HERE else f"{path.parent.name}/"
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                if row["mode"] == mode:
-                    cell = f"{place}{row['system']}/{row['target']}"
-                    games[cell, row["seed"], int(row["env_step"])].append(float(row["return"]))
+                if row["mode"] != mode:
+                    continue
+                cell, step = f"{row['system']}/{row['target']}", int(row["env_step"])
+                names = [f"{place}/{cell}" if place else cell]
+                if place in ("", "fresh_seeds"):
+                    names.append(f"six_seeds/{cell}")
+                for name in names:
+                    games[name, row["seed"], step].append(float(row["return"]))
     curves: Curves = defaultdict(lambda: defaultdict(dict))
     for (cell, seed, step), returns in games.items():
         curves[cell][seed][step] = float(np.mean(returns))
