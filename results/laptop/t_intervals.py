@@ -34,26 +34,24 @@ def comparisons() -> Iterator[tuple[str, str, Sequence[str]]]:
     """The system above, the one below, the games."""
     for games in (*((game,) for game in (*MAZES, *SHOOTERS)), MAZES, SHOOTERS):
         yield "xtra", "efficientzero", games
-    for game in (("alien",), ("phoenix",)):
+    # Alien has six seeds of these two systems and three of the others.
+    for place, games in (("fresh_seeds/", ("alien",)), ("all_seeds/", ("alien",)), ("all_seeds/", MAZES)):
+        yield f"{place}xtra", f"{place}efficientzero", games
+    for place, game in (("all_seeds/", ("alien",)), ("", ("phoenix",))):
         for part in PARTS:
-            yield "xtra", part, game
-            yield part, "efficientzero", game
+            yield f"{place}xtra", f"{place}{part}", game
+            yield f"{place}{part}", f"{place}efficientzero", game
     phoenix = ("phoenix",)
     yield "xtra", "xtra_mazes", phoenix
     for system in ("xtra_mazes", "representation"):
         yield system, "efficientzero", phoenix
     yield "mask_below_root/xtra", "mask_below_root/efficientzero", phoenix
-    for place in ("fresh_seeds", "six_seeds"):
-        yield f"{place}/xtra", f"{place}/efficientzero", ("alien",)
-    for system in ("more_games", "larger_cross_batches"):
-        yield system, "xtra", phoenix
-        yield system, "efficientzero", phoenix
     for system in ("xtra", "efficientzero"):
-        yield "shipped_inputs/xtra_shipped", system, ("alien",)
+        yield "shipped_inputs/xtra_shipped", f"all_seeds/{system}", ("alien",)
 
 
 def read_curves(mode: str) -> Curves:
-    """All evaluations; cells of a folder below have its name before theirs, ``six_seeds`` has old and fresh ones."""
+    """All evaluations; cells of a folder below have its name before theirs, ``all_seeds`` has old and fresh ones."""
     games: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for place in ("", *BESIDE):
         path = HERE / place / "games.csv"
@@ -66,7 +64,7 @@ def read_curves(mode: str) -> Curves:
                 cell, step = f"{row['system']}/{row['target']}", int(row["env_step"])
                 names = [f"{place}/{cell}" if place else cell]
                 if place in ("", "fresh_seeds"):
-                    names.append(f"six_seeds/{cell}")
+                    names.append(f"all_seeds/{cell}")
                 for name in names:
                     games[name, row["seed"], step].append(float(row["return"]))
     curves: Curves = defaultdict(lambda: defaultdict(dict))
