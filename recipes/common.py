@@ -243,8 +243,8 @@ def cross_tasks_of(cfg: DictConfig) -> list[str]:
         tasks = [get_task(name).name for name in cfg.cross_tasks]
         if target in tasks and cfg.student:
             raise ValueError(
-                f"cross_tasks is {tasks}: the student given has learnt the target {target!r} already; take another"
-                " target, or a student of other games, such as inputs=mazes or inputs=shooters"
+                f"cross_tasks is {tasks} and names the target {target!r}; if the student has learnt it, take another"
+                " target or a student of other games"
             )
         if target in tasks or len(set(tasks)) < len(tasks) or not tasks:
             raise ValueError(

@@ -82,8 +82,8 @@ class Inputs:
         return {name: settings[name] for name in names} | common.unusual_computation(settings) | more
 
     def _code(self, task: str) -> dict[str, list[str]]:
-        """What a game of the user's own is made of: a changed plugin is another game."""
-        files = plugin_files(list(self.cfg.plugins)).values()
+        """What a game of the user's own may be made of: if any plugin has changed, it is taken for another game."""
+        files = plugin_files(list(self.cfg.plugins)).values()  # loaded, so that the task is known
         return {"code": sorted(map(file_sha256, files))} if get_task(task).factory is not None else {}
 
     def dataset(self, task: str) -> Path:

@@ -123,6 +123,7 @@ def pack(studies: Path, out: Path, cut: str) -> None:
 
 def main(studies: Path, out: Path, cut: str) -> None:
     """Read all runs below ``studies`` and write the tables into ``out``."""
+    cut = f"{cut.rstrip('/')}/" if cut else ""
     tables: dict[str, list[dict[str, Any]]] = {"games": [], "task_weights": [], "runs": []}
     for path in sorted(studies.glob("*/runs/*/*/config.yaml")):
         run = read_run(path.parent)

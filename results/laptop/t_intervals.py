@@ -3,9 +3,10 @@
     python results/laptop/t_intervals.py
 
 Reads the ``games.csv`` of this folder and those below it and writes ``t_intervals.csv``. A run's score is the mean of
-its last five evaluations up to an env step. A ratio is that of geometric means over seeds; its interval is Welch's on
-the logarithms, with his degrees of freedom (Biometrika 34, 1947), and over several games that of the mean logarithm. As
-far as logarithms of scores are normal, it holds the truth in 95 % of cases.
+its last five evaluations up to an env step, without that before the first one; at 0 it is that one (sampled play only,
+since untrained networks may score 0 when they play greedily). A ratio is that of geometric means over seeds; its
+interval is Welch's on the logarithms, with his degrees of freedom (Biometrika 34, 1947), and over several games that of
+the mean logarithm. As far as logarithms of scores are normal, it holds the truth in 95 % of cases.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy import stats
 from xtra_rl.files import write_csv
 
 HERE, LAST = Path(__file__).parent, 5
-STEPS, MODES = (6_000, 12_000, 24_000), ("sampled", "greedy")
+STEPS, MODES = (0, 6_000, 12_000, 24_000), ("sampled", "greedy")
 MAZES, SHOOTERS = ("alien", "ms_pacman"), ("assault", "demon_attack", "phoenix")
 BESIDE = ("mask_below_root", "shipped_inputs", "fresh_seeds")
 PARTS = ("no_cross_task", "no_pretraining", "no_task_weights", "representation_dynamics")
@@ -55,8 +56,6 @@ def read_curves(mode: str) -> Curves:
     games: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for place in ("", *BESIDE):
         path = HERE / place / "games.csv"
-        if not path.is_file():
-            continue
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 if row["mode"] != mode:
@@ -77,7 +76,7 @@ def logs(curves: Curves, system: str, game: str, until: int) -> np.ndarray:
     """Logarithm of each seed's score, of runs that came so far."""
     scores = []
     for curve in curves.get(f"{system}/{game}", {}).values():
-        steps = [step for step in sorted(curve) if 0 < step <= until]
+        steps = [step for step in sorted(curve) if 0 < step <= until] if until else [0] * (0 in curve)
         if steps and max(steps) == until:
             scores.append(np.mean([curve[step] for step in steps[-LAST:]]))
     return np.log(np.maximum(scores, 1e-9))
@@ -104,11 +103,11 @@ def main() -> None:
     for mode in MODES:
         curves = read_curves(mode)
         for above, below, games in comparisons():
-            for until in STEPS:
+            for until in STEPS[mode == "greedy" :]:
                 both = [[logs(curves, system, game, until) for game in games] for system in (above, below)]
                 if min(len(each) for side in both for each in side) < 3:
                     continue
-                found = {name: round(float(value), 3) for name, value in welch(*both).items()}
+                found = {name: round(float(value), 4) for name, value in welch(*both).items()}
                 rows.append(
                     {
                         "above": above,

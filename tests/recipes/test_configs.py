@@ -132,7 +132,10 @@ def test_an_unknown_task_set_is_answered_with_those_there_are(config):
     ("override", "message"),
     [
         ("cross_tasks=[alien]", "without target 'alien'"),
-        ("inputs=mazes target=ms_pacman", "the student given has learnt the target 'ms_pacman' already"),
+        (
+            "inputs=mazes target=ms_pacman",
+            "names the target 'ms_pacman'; if the student has learnt it, take another target",
+        ),
         ("cross_tasks=[phoenix,phoenix]", "each once"),
         ("target=alein", "alien"),
     ],

@@ -182,7 +182,7 @@ class InferenceModel(nn.Module):
         policy_logits, value_logits = self._parts["prediction"](latent)
         state = self._parts["reward_head"].initial_state(latent)  # type: ignore[operator]
         check_horizon(state, self.value_prefix_horizon)
-        check_start(self, state)
+        check_start(self._parts["reward_head"], state)
         depth = None
         if self._keeps_depth:
             depth = torch.zeros(len(latent), dtype=torch.int32, device=latent.device)

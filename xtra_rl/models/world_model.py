@@ -47,20 +47,21 @@ def check_horizon(state: HeadState | None, horizon: int | None) -> None:
         )
 
 
-def check_start(model: nn.Module, state: HeadState | None) -> None:
+def check_start(head: nn.Module, state: HeadState | None) -> None:
     """Refuse a reward head whose state does not begin at zero, which is what searches set it to at each restart.
 
-    Looks once at a model's numbers, and not while a CUDA graph is captured or code compiled: a look waits for the
+    Looks once at a head's numbers, and not while a CUDA graph is captured or code compiled: a look waits for the
     device.
 
     Raises:
         ValueError: if it is learnt or not zero.
     """
-    if state is None or torch.compiler.is_compiling():
+    if state is None or torch.compiler.is_compiling() or state[0].is_meta:
         return
     if not (bad := any(part.requires_grad for part in state)):
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if capturing or getattr(model, "_starts_at_zero", False):
+        if getattr(head, "_starts_at_zero", False):
+            return
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return
         bad = any(bool(part.any()) for part in state)
     if bad:
@@ -68,7 +69,7 @@ def check_start(model: nn.Module, state: HeadState | None) -> None:
             "the reward head's initial_state is not zero: searches restart the value prefix from zeros, so that it"
             " would be trained from one state and searched from another"
         )
-    model._starts_at_zero = True  # type: ignore[assignment]
+    head._starts_at_zero = True  # type: ignore[assignment]
 
 
 class WorldModel(nn.Module):
@@ -169,7 +170,7 @@ class WorldModel(nn.Module):
         """
         state = self.dynamics.reward_head.initial_state(latent)  # type: ignore[operator]
         check_horizon(state, self.value_prefix_horizon)
-        check_start(self, state)
+        check_start(self.dynamics.reward_head, state)
         return state
 
     def step(

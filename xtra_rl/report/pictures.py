@@ -176,7 +176,7 @@ def system_looks(group: Group) -> Looks:
     others = iter(line_looks(len(_SHARED) + len(systems))[len(_SHARED) :])
     first = dict(zip(_SHARED, line_looks(len(_SHARED))))
     return {
-        system.label: first[kind] if kind else next(others)
+        system.label: first.pop(kind) if kind and kind in first else next(others)
         for system, kind in zip(systems, shared, strict=True)
     }
 
