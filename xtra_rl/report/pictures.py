@@ -41,8 +41,8 @@ class Picture:
 #: Systems, by the paper's names, that have the same colour in all studies of a report.
 _SHARED = ("efficientzero", "xtra")
 _BASELINE_LOOKS: Looks = {
-    "random play": {"color": "#666666", "linestyle": "--", "linewidth": 1.1},
-    "best constant action": {"color": "#666666", "linestyle": ":", "linewidth": 1.1},
+    "random play": {"color": "#666666", "linestyle": ":", "linewidth": 1.1},
+    "best constant action": {"color": "#666666", "linestyle": "--", "linewidth": 1.1},
 }
 #: Pictures of the paper that each of ours redraws.
 _PAPER = {
