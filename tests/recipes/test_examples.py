@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes" / "examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MINUTES = ("efficientzero_from_scratch", "minatar_transfer")
-LONG = pytest.mark.thorough
 PAGE = ROOT / "docs" / "tutorials.md"
 
 USER_CODE = """
@@ -200,7 +199,7 @@ CLAIMS = {
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=LONG if name in MINUTES else ()) for name in EXAMPLES]
+    "name", [pytest.param(name, marks=pytest.mark.thorough if name in MINUTES else ()) for name in EXAMPLES]
 )
 def test_examples_end_as_they_say(name):
     if name == "minatar_transfer":

@@ -61,10 +61,9 @@ def test_kills_leave_the_run_that_nothing_happened_to(tmp_path, thorough):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_two_processes_with_one_seed_have_the_same_rows_for_2000_updates(tmp_path, threads, thorough):
-    if threads > 1 and not thorough:
-        pytest.skip("two threads take 20 minutes where other work has the second core: --thorough")
+# Two threads take 20 minutes where other work has the second core.
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.thorough)])
+def test_two_processes_with_one_seed_have_the_same_rows_for_2000_updates(tmp_path, threads):
     settings = (*SETTINGS, f"threads={threads}", "finetune.env_steps=2040", "finetune.warmup_steps=40")
     settings += ("pretrained=false", "cross_task=false", "finetune.extra_train_steps=0")
     # Saving all the time is what the other test is about; here it would be most of the work.

@@ -41,10 +41,8 @@ def gridworld():
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_gridworld_is_solved_from_scratch(config, tmp_path, gridworld, seed, thorough):
-    if seed and not thorough:
-        pytest.skip("a second seed: --thorough")
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.thorough)])
+def test_gridworld_is_solved_from_scratch(config, tmp_path, gridworld, seed):
     run = xtra_finetune(config("xtra_finetune", *GRIDWORLD, f"run_dir={tmp_path}", f"seed={seed}"))
     scores = read_metrics(run)["eval/gridworld/return"].value
     # An untrained greedy agent walks into walls: below random play, which reaches the goal in a quarter of its games.

@@ -165,7 +165,6 @@ def place(tmp_path_factory):
 
 #: A table of similar games and one of diverse ones, a figure, and the study that is published; the rest takes minutes.
 SOME = ("table1", "table2", "figure7", "laptop")
-LONG = pytest.mark.thorough
 
 
 def arguments(name):
@@ -177,7 +176,7 @@ def arguments(name):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in SOME else LONG) for name in EXPERIMENTS]
+    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.thorough) for name in EXPERIMENTS]
 )
 def test_every_experiment_runs_to_its_report(place, name):
     done = command_line(place, *arguments(name), "parallel=2", recipe="study", timeout=1700)

@@ -31,11 +31,10 @@ def gridworld():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("keeps", [False, True])
-def test_memory_stays_flat_over_thousands_of_steps(config, tmp_path, gridworld, keeps, thorough):
+# Recipes keep freed memory.
+@pytest.mark.parametrize("keeps", [pytest.param(False, marks=pytest.mark.thorough), True])
+def test_memory_stays_flat_over_thousands_of_steps(config, tmp_path, gridworld, keeps):
     """With a thread that prefetches, a memory of roots that is forgotten again and again, and checkpoints."""
-    if not keeps and not thorough:
-        pytest.skip("recipes keep freed memory; without: --thorough")
     if keeps:
         assert keep_freed_memory()
     cfg = config("xtra_finetune", *TINY)
